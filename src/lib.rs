@@ -1,0 +1,23 @@
+//! chasi turns a recipe into a cluster image, moves it to machines, and brings a
+//! cluster from whatever it is to what the image and the Clusterfile say, without
+//! ever leaving a host half changed.
+//!
+//! The rooms, from the top down. A room calls only rooms below its own line; the
+//! test `tests/architecture.rs` keeps it so.
+
+// line: cli
+// line: cluster, lab
+// line: agent
+// line: distro, node
+// line: kube, remote, host, build
+// line: oci, spec
+// line: event
+// line: command, digest, file
+// line: error
+
+pub mod cli;
+pub mod command;
+pub mod digest;
+pub mod error;
+pub mod event;
+pub mod file;
