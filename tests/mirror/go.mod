@@ -1,0 +1,3 @@
+module example.invalid/chasi/mirror
+
+go 1.24
