@@ -51,8 +51,11 @@ impl Command {
 
     /// Adds arguments.
     pub fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
-        self.arguments
-            .extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
+        self.arguments.extend(
+            arguments
+                .into_iter()
+                .map(|argument| argument.as_ref().to_owned()),
+        );
         self
     }
 
@@ -87,9 +90,15 @@ impl Command {
         })
         .trim()
         .to_owned();
-        Err(Error::new(Kind::Failed, format!("`{}` {how}", self.line())).because(
-            if said.is_empty() { "it said nothing".to_owned() } else { said },
-        ))
+        Err(
+            Error::new(Kind::Failed, format!("`{}` {how}", self.line())).because(
+                if said.is_empty() {
+                    "it said nothing".to_owned()
+                } else {
+                    said
+                },
+            ),
+        )
     }
 
     /// Runs it to its end whatever its exit code; only not being able to run it
@@ -99,11 +108,16 @@ impl Command {
             let mut child = Process::new(&self.program)
                 .args(&self.arguments)
                 .envs(self.environment.iter().map(|(name, value)| (name, value)))
-                .stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() })
+                .stdin(if self.input.is_some() {
+                    Stdio::piped()
+                } else {
+                    Stdio::null()
+                })
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
                 .spawn()?;
-            let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+            let (stdin, stdout, stderr) =
+                (child.stdin.take(), child.stdout.take(), child.stderr.take());
             // Three pipes are served at once, or a full one would block the others.
             let (stdout, stderr) = std::thread::scope(|scope| {
                 if let Some((mut stdin, input)) = stdin.zip(self.input.as_deref()) {
@@ -151,8 +165,14 @@ mod tests {
 
     #[test]
     fn a_failure_names_the_command_and_what_it_said() {
-        let error = Command::new("sh").args(["-c", "echo no luck >&2; exit 3"]).run().unwrap_err();
-        assert_eq!(error.message(), "`sh -c echo no luck >&2; exit 3` exited with 3");
+        let error = Command::new("sh")
+            .args(["-c", "echo no luck >&2; exit 3"])
+            .run()
+            .unwrap_err();
+        assert_eq!(
+            error.message(),
+            "`sh -c echo no luck >&2; exit 3` exited with 3"
+        );
         assert_eq!(error.causes().next().unwrap().to_string(), "no luck");
     }
 

@@ -116,7 +116,11 @@ impl<T> Hashing<T> {
 
     /// Ends: what was wrapped, the digest, and the number of bytes.
     pub fn finish(self) -> (T, Digest, u64) {
-        (self.inner, Digest(self.hasher.finalize().into()), self.length)
+        (
+            self.inner,
+            Digest(self.hasher.finalize().into()),
+            self.length,
+        )
     }
 
     fn passed(&mut self, bytes: &[u8]) {
@@ -159,7 +163,14 @@ mod tests {
 
     #[test]
     fn what_is_not_a_digest_is_refused() {
-        for text in ["", "sha256:", "sha512:00", &EMPTY[7..], &EMPTY.to_uppercase(), &format!("{EMPTY}0")] {
+        for text in [
+            "",
+            "sha256:",
+            "sha512:00",
+            &EMPTY[7..],
+            &EMPTY.to_uppercase(),
+            &format!("{EMPTY}0"),
+        ] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
     }
@@ -169,6 +180,9 @@ mod tests {
         let mut writer = Hashing::new(Vec::new());
         writer.write_all(b"abc").unwrap();
         let (bytes, digest, length) = writer.finish();
-        assert_eq!((bytes.as_slice(), digest, length), (&b"abc"[..], Digest::of("abc"), 3));
+        assert_eq!(
+            (bytes.as_slice(), digest, length),
+            (&b"abc"[..], Digest::of("abc"), 3)
+        );
     }
 }

@@ -167,7 +167,7 @@ impl Error {
 
     /// The causes, nearest first.
     pub fn causes(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-        std::iter::successors(StdError::source(self), |cause| cause.source())
+        std::iter::successors(StdError::source(self), |&cause| cause.source())
     }
 }
 

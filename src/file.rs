@@ -35,7 +35,9 @@ pub fn replace(
         temporary.persist(path).map_err(|failed| failed.error)?;
         sync_directory(directory)
     };
-    attempt().or_err(Kind::System, || format!("cannot write `{}`", path.display()))
+    attempt().or_err(Kind::System, || {
+        format!("cannot write `{}`", path.display())
+    })
 }
 
 /// Points the symbolic link `path` at `target` in one atomic, durable step,
@@ -61,7 +63,9 @@ pub fn remove(path: &Path) -> Result<()> {
             Err(error) => Err(error),
         }
     };
-    attempt().or_err(Kind::System, || format!("cannot remove `{}`", path.display()))
+    attempt().or_err(Kind::System, || {
+        format!("cannot remove `{}`", path.display())
+    })
 }
 
 /// Creates a directory and its parents, each synced into its own parent.
@@ -106,7 +110,10 @@ mod tests {
         write(&path, b"one", 0o600).unwrap();
         write(&path, b"two", 0o644).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o644
+        );
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 

@@ -6,6 +6,7 @@
 //! that into a request. Results go to standard output, everything else to
 //! standard error.
 
+mod completion;
 mod shell;
 
 use std::process::ExitCode;
@@ -18,7 +19,12 @@ use crate::error::Result;
 
 /// Builds OCI cluster images and applies them over SSH to bare machines.
 #[derive(Parser)]
-#[command(name = "chasi", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "chasi",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
 struct Cli {
     #[command(flatten)]
     global: shell::Global,
@@ -27,7 +33,9 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Completion(completion::Args),
+}
 
 /// Parses the process's arguments, runs the command and reports how it ended.
 pub fn main() -> ExitCode {
@@ -42,6 +50,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, _shell: &Shell) -> Result<()> {
-    match command {}
+fn run(command: Command, shell: &Shell) -> Result<()> {
+    match command {
+        Command::Completion(args) => args.run(shell),
+    }
 }

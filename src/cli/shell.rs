@@ -13,7 +13,13 @@ use crate::event::{Context, Event, Sink};
 #[derive(Args)]
 pub struct Global {
     /// How to show progress.
-    #[arg(long, global = true, value_enum, default_value = "auto", value_name = "HOW")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        value_name = "HOW"
+    )]
     progress: Progress,
 }
 
@@ -122,7 +128,12 @@ impl Sink for Lines {
             Event::Warning { host, text } => on_host(host, &format!("warning: {text}")),
             _ if self.progress == Progress::None => return,
             Event::Note { host, text } => on_host(host, text),
-            Event::StepEnded { host, step, ok, seconds } => {
+            Event::StepEnded {
+                host,
+                step,
+                ok,
+                seconds,
+            } => {
                 let mark = if *ok { "done" } else { "FAILED" };
                 on_host(host, &format!("{step}: {mark} ({seconds:.1} s)"))
             }
