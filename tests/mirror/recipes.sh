@@ -269,23 +269,26 @@ recipe_k3s_root() {
 
 # ---------------------------------------------------------------- images
 
-deps_tools() { printf 'debian-registry\n'; }
-recipe_tools() {
-  local out=$2
-  mkdir -p -- "$out/bin"
+# go_tool NAME OUT: one of the mirror's own programs.
+go_tool() {
+  mkdir -p -- "$2/bin"
   (cd -- "$modules" && CGO_ENABLED=0 GOTOOLCHAIN=local GOWORK=off GOFLAGS='-mod=readonly -buildvcs=false' \
-    go build -trimpath -ldflags '-s -w' -o "$out/bin/" ./push ./serve)
+    go build -trimpath -ldflags '-s -w' -o "$2/bin/" "./$1")
 }
+
+recipe_push_tool() { go_tool push "$2"; }
+
+deps_serve_tool() { printf 'debian-registry\n'; }
+recipe_serve_tool() { go_tool serve "$2"; }
 
 # pushed OUT: makes the images that standard input describes (see push/main.go)
 # into OUT/registry and OUT/refs.
 pushed() {
-  "$(dir_of tools)/bin/push" -registry "$(dir_of debian-registry)/bin/docker-registry" \
+  "$(dir_of push-tool)/bin/push" -registry "$(dir_of debian-registry)/bin/docker-registry" \
     -storage "$1/registry" >"$1/refs"
 }
 
 # What distroless gives upstream's images.
-deps_image_base() { :; }
 recipe_image_base() {
   local tree=$2/tree
   install -d "$tree"/{etc,proc,sys,dev,run,var,home/nonroot}
@@ -296,7 +299,7 @@ recipe_image_base() {
   ln -s /run "$tree/var/run"
 }
 
-deps_kubernetes_images() { printf '%s\n' "kubernetes-v$1" tools debian-registry debian-netfilter image-base; }
+deps_kubernetes_images() { printf '%s\n' "kubernetes-v$1" push-tool debian-registry debian-netfilter image-base; }
 recipe_kubernetes_images() {
   local version=$1 out=$2 name base bin comma=''
   bin=$(dir_of "kubernetes-v$version")/bin
@@ -319,7 +322,7 @@ recipe_kubernetes_images() {
 }
 
 deps_etcd_image() {
-  printf '%s\n' "etcd-v$1" tools debian-registry image-base
+  printf '%s\n' "etcd-v$1" push-tool debian-registry image-base
   # 3.5's server goes with the tools of 3.6: see recipe_etcd.
   if [[ $1 == 3.5.* ]]; then printf 'etcd-v3.6.5\n'; fi
 }
@@ -339,7 +342,7 @@ recipe_etcd_image() {
 JSON
 }
 
-deps_coredns_image() { printf '%s\n' "coredns-v$1" tools debian-registry image-base; }
+deps_coredns_image() { printf '%s\n' "coredns-v$1" push-tool debian-registry image-base; }
 recipe_coredns_image() {
   local version=$1 out=$2
   install -D -m 0755 -- "$(dir_of "coredns-v$version")/bin/coredns" coredns/coredns
@@ -354,7 +357,7 @@ JSON
 
 # pause is the one image made as a multi-architecture index. The second platform
 # is there so that leaving it out is exercised: nothing ever runs it.
-deps_pause_image() { printf '%s\n' tools debian-registry; }
+deps_pause_image() { printf '%s\n' push-tool debian-registry; }
 recipe_pause_image() {
   local version=$1 out=$2
   mkdir -p amd64 arm64
@@ -372,7 +375,7 @@ JSON
 }
 
 deps_flannel_images() {
-  printf '%s\n' "flannel-v$1" flannel-cni-plugin-v0.9.1 tools debian-registry debian-netfilter debian-busybox image-base
+  printf '%s\n' "flannel-v$1" flannel-cni-plugin-v0.9.1 push-tool debian-registry debian-netfilter debian-busybox image-base
 }
 recipe_flannel_images() {
   local version=$1 out=$2 applet
@@ -398,7 +401,7 @@ recipe_flannel_images() {
 JSON
 }
 
-deps_test_images() { printf '%s\n' tools debian-registry debian-busybox image-base; }
+deps_test_images() { printf '%s\n' push-tool debian-registry debian-busybox image-base; }
 recipe_test_images() {
   local out=$2 applet
   install -D -m 0755 -- "$(dir_of debian-busybox)/bin/busybox" busybox/bin/busybox

@@ -109,7 +109,12 @@ func run(storage, program string) error {
 	if err := decoder.Decode(&images); err != nil {
 		return fmt.Errorf("standard input: %w", err)
 	}
-	server, err := registry.Start(registry.Options{Program: program, Storage: storage})
+	private, err := os.MkdirTemp(filepath.Dir(storage), "push-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(private)
+	server, err := registry.Start(registry.Options{Program: program, Storage: storage, Config: filepath.Join(private, "registry.yml")})
 	if err != nil {
 		return err
 	}

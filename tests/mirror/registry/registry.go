@@ -23,7 +23,6 @@ type Server struct {
 
 	command *exec.Cmd
 	exited  chan error
-	config  string
 }
 
 // Options say what is served and to whom the log goes.
@@ -32,6 +31,8 @@ type Options struct {
 	Program string
 	// Storage is the root directory of the filesystem driver.
 	Storage string
+	// Config is where its configuration file is written.
+	Config string
 	// ReadOnly refuses pushes and deletes.
 	ReadOnly bool
 	// Log receives the registry's own output.
@@ -49,34 +50,28 @@ func Start(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	config, err := os.CreateTemp("", "chasi-registry-*.yml")
-	if err != nil {
-		return nil, err
-	}
-	defer config.Close()
-	if _, err := fmt.Fprintf(config, `version: 0.1
+	config := fmt.Sprintf(`version: 0.1
 log: {level: info, formatter: text, accesslog: {disabled: false}}
 storage:
   filesystem: {rootdirectory: %q}
   cache: {blobdescriptor: inmemory}
   maintenance: {readonly: {enabled: %t}, uploadpurging: {enabled: false}}
 http: {addr: "127.0.0.1:0", secret: "loopback only"}
-`, storage, o.ReadOnly); err != nil {
-		os.Remove(config.Name())
+`, storage, o.ReadOnly)
+	if err := os.WriteFile(o.Config, []byte(config), 0o600); err != nil {
 		return nil, err
 	}
 
-	command := exec.Command(o.Program, "serve", config.Name())
+	command := exec.Command(o.Program, "serve", o.Config)
 	command.Env = []string{"PATH=" + os.Getenv("PATH"), "OTEL_TRACES_EXPORTER=none"}
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	reader, writer := io.Pipe()
 	command.Stdout, command.Stderr = writer, writer
 	if err := command.Start(); err != nil {
-		os.Remove(config.Name())
 		return nil, fmt.Errorf("start %s: %w", o.Program, err)
 	}
 
-	s := &Server{command: command, exited: make(chan error, 1), config: config.Name()}
+	s := &Server{command: command, exited: make(chan error, 1)}
 	address := make(chan string, 1)
 	var said bytes.Buffer
 	drained := make(chan struct{})
@@ -112,7 +107,6 @@ http: {addr: "127.0.0.1:0", secret: "loopback only"}
 	case s.Address = <-address:
 		return s, nil
 	case err := <-s.exited:
-		os.Remove(s.config)
 		return nil, fmt.Errorf("%s ended before it listened (%v):\n%s", o.Program, err, said.Bytes())
 	case <-time.After(30 * time.Second):
 		s.exit()
@@ -134,5 +128,4 @@ func (s *Server) Stop() {
 func (s *Server) exit() {
 	s.command.Process.Kill()
 	<-s.exited
-	os.Remove(s.config)
 }

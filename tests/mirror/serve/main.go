@@ -3,8 +3,8 @@
 // chasi to both. With a command it runs that and ends with its exit code;
 // without one it serves until it is told to stop.
 //
-// It owns the servers' processes and two temporary directories, and leaves
-// neither behind. It never changes what it serves.
+// It owns the servers' processes and one private directory, and leaves neither
+// behind. It never changes what it serves.
 package main
 
 import (
@@ -33,7 +33,7 @@ import (
 type options struct {
 	roots   []string // component directories, each with http/ and registry/
 	program string   // docker-registry
-	state   string   // where the merged registry storage may live
+	state   string   // where the private directories of runs are made
 	log     string
 	command []string
 }
@@ -41,7 +41,7 @@ type options struct {
 func main() {
 	var o options
 	flag.StringVar(&o.program, "registry", "", "the docker-registry program")
-	flag.StringVar(&o.state, "state", "", "directory for the merged registry storage, on the components' file system")
+	flag.StringVar(&o.state, "state", "", "directory for what lives as long as this run, on the components' file system")
 	flag.StringVar(&o.log, "log", "", "append the servers' log to this file")
 	flag.Func("component", "a component's directory (repeatable)", func(dir string) error {
 		o.roots = append(o.roots, dir)
@@ -75,12 +75,17 @@ func run(o options) (int, error) {
 		log = file
 	}
 
-	storage, release, err := storage(o)
+	private, release, err := privateDir(o.state)
 	if err != nil {
 		return 0, err
 	}
 	defer release()
-	server, err := registry.Start(registry.Options{Program: o.program, Storage: storage, ReadOnly: true, Log: log})
+	storage := filepath.Join(private, "registry")
+	if err := merge(o.roots, storage); err != nil {
+		return 0, err
+	}
+	server, err := registry.Start(registry.Options{Program: o.program, Storage: storage,
+		Config: filepath.Join(private, "registry.yml"), ReadOnly: true, Log: log})
 	if err != nil {
 		return 0, err
 	}
@@ -94,11 +99,6 @@ func run(o options) (int, error) {
 	go files.Serve(listener)
 	defer files.Close()
 
-	private, err := os.MkdirTemp("", "chasi-mirror-")
-	if err != nil {
-		return 0, err
-	}
-	defer os.RemoveAll(private)
 	config := filepath.Join(private, "config.yaml")
 	text, err := configuration(o.roots, "http://"+listener.Addr().String(), "http://"+server.Address)
 	if err != nil {
@@ -171,11 +171,10 @@ func foreground() bool {
 	return errno == 0 && int(group) == syscall.Getpgrp()
 }
 
-// storage merges the components' registry storage by hard links. It only ever
-// adds: blobs are named by their digest, and tags by repository. Directories
-// that a killed run left are swept, known by a lock that nobody holds.
-func storage(o options) (string, func(), error) {
-	leftovers, err := filepath.Glob(filepath.Join(o.state, "serve-*"))
+// privateDir makes a directory that only this run uses and that is swept after a
+// killed one: its lock is what tells.
+func privateDir(state string) (string, func(), error) {
+	leftovers, err := filepath.Glob(filepath.Join(state, "serve-*"))
 	if err != nil {
 		return "", nil, err
 	}
@@ -185,7 +184,7 @@ func storage(o options) (string, func(), error) {
 			lock.Close()
 		}
 	}
-	unlocked, err := os.MkdirTemp(o.state, "new-")
+	unlocked, err := os.MkdirTemp(state, "new-")
 	if err != nil {
 		return "", nil, err
 	}
@@ -194,21 +193,28 @@ func storage(o options) (string, func(), error) {
 		return "", nil, fmt.Errorf("lock %s: %w", unlocked, err)
 	}
 	// Only now by the name that others sweep, or they could take it for left over.
-	dir := filepath.Join(o.state, "serve-"+strings.TrimPrefix(filepath.Base(unlocked), "new-"))
+	dir := filepath.Join(state, "serve-"+strings.TrimPrefix(filepath.Base(unlocked), "new-"))
 	if err := os.Rename(unlocked, dir); err != nil {
 		return "", nil, err
 	}
-	release := func() {
+	return dir, func() {
 		os.RemoveAll(dir)
 		lock.Close()
+	}, nil
+}
+
+// merge joins the components' registry storage by hard links. It only ever adds:
+// blobs are named by their digest, and tags by repository.
+func merge(roots []string, to string) error {
+	if err := os.Mkdir(to, 0o755); err != nil {
+		return err
 	}
-	for _, root := range o.roots {
-		if err := link(filepath.Join(root, "registry"), dir); err != nil {
-			release()
-			return "", nil, err
+	for _, root := range roots {
+		if err := link(filepath.Join(root, "registry"), to); err != nil {
+			return err
 		}
 	}
-	return dir, release, nil
+	return nil
 }
 
 func lockDir(dir string) (*os.File, error) {
