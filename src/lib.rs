@@ -15,9 +15,11 @@
 // line: command, digest, file
 // line: error
 
+pub mod build;
 pub mod cli;
 pub mod command;
 pub mod digest;
 pub mod error;
 pub mod event;
 pub mod file;
+pub mod spec;

@@ -63,9 +63,14 @@ pub struct Unseen {
 
 /// Whether a path in an image is a manifest.
 pub fn is_manifest(path: &str) -> bool {
-    let Some(name) = path.strip_prefix(DIRECTORY) else { return false };
+    let Some(name) = path.strip_prefix(DIRECTORY) else {
+        return false;
+    };
     let name = name.strip_suffix(".j2").unwrap_or(name);
-    !name.contains('/') && [".yaml", ".yml", ".json"].iter().any(|end| name.ends_with(end))
+    !name.contains('/')
+        && [".yaml", ".yml", ".json"]
+            .iter()
+            .any(|end| name.ends_with(end))
 }
 
 impl Report {
@@ -83,11 +88,15 @@ impl Report {
                     .at(place(shown, text, line, column))
                     .hint("what lies in `chasi/manifests/` is applied when the cluster runs, so it must be Kubernetes objects")
             })?;
-            documents.iter().for_each(|document| reader.object(document, 0));
+            documents
+                .iter()
+                .for_each(|document| reader.object(document, 0));
             return Ok(());
         }
         match parse(&blank(text), true) {
-            Ok(documents) => documents.iter().for_each(|document| reader.object(document, 0)),
+            Ok(documents) => documents
+                .iter()
+                .for_each(|document| reader.object(document, 0)),
             Err((line, _, _)) => reader.unseen(format!(
                 "the whole template: without its statements it is not YAML (line {line})"
             )),
@@ -108,6 +117,7 @@ fn parse(text: &str, template: bool) -> Result<Vec<Value>, Flaw> {
     let options = serde_saphyr::options! {
         duplicate_keys: duplicate_keys,
         with_snippet: false,
+        strict_booleans: true,
     };
     serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
         let (line, column) = error
@@ -120,7 +130,11 @@ fn parse(text: &str, template: bool) -> Result<Vec<Value>, Flaw> {
 fn place(shown: &str, text: &str, line: u64, column: u64) -> Snippet {
     let line = usize::try_from(line).unwrap_or(1).max(1);
     let column = usize::try_from(column).unwrap_or(1).max(1);
-    let start: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
+    let start: usize = text
+        .split_inclusive('\n')
+        .take(line - 1)
+        .map(str::len)
+        .sum();
     let rest = text.get(start..).unwrap_or_default();
     let at = rest
         .char_indices()
@@ -232,12 +246,18 @@ impl Reader<'_> {
         }
         for (index, volume) in elements(spec, "volumes") {
             let image = volume.get("image").and_then(|image| image.get("reference"));
-            self.image(object, image, format!("{path}.volumes[{index}].image.reference"));
+            self.image(
+                object,
+                image,
+                format!("{path}.volumes[{index}].image.reference"),
+            );
         }
     }
 
     fn image(&mut self, object: &Value, image: Option<&Value>, field: String) {
-        let Some(image) = image.and_then(Value::as_str) else { return };
+        let Some(image) = image.and_then(Value::as_str) else {
+            return;
+        };
         if image.contains(PLACEHOLDER) {
             return self.unseen(format!("{}: `{field}` is an expression", title(object)));
         }
@@ -251,7 +271,9 @@ impl Reader<'_> {
 
     /// Controllers keep the pods that they will make in ConfigMaps.
     fn config_map(&mut self, object: &Value, depth: usize) {
-        let Some(data) = object.get("data").and_then(Value::as_object) else { return };
+        let Some(data) = object.get("data").and_then(Value::as_object) else {
+            return;
+        };
         for (key, value) in data {
             let text = value.as_str().unwrap_or_default();
             if !text.contains("image") {
@@ -263,7 +285,9 @@ impl Reader<'_> {
                 has("apiVersion") && has("kind")
             };
             if !documents.is_empty() && documents.iter().all(is_object) {
-                documents.iter().for_each(|document| self.object(document, depth + 1));
+                documents
+                    .iter()
+                    .for_each(|document| self.object(document, depth + 1));
             } else if documents.iter().any(names_image) {
                 self.unseen(format!("{}: `data.{key}` may name an image", title(object)));
             }
@@ -274,7 +298,10 @@ impl Reader<'_> {
         let mut fields = Vec::new();
         image_fields(object, String::new(), &mut fields);
         for field in fields {
-            self.unseen(format!("{}: `{field}` may name an image; the kind is not Kubernetes' own", title(object)));
+            self.unseen(format!(
+                "{}: `{field}` may name an image; the kind is not Kubernetes' own",
+                title(object)
+            ));
         }
     }
 }
@@ -298,7 +325,8 @@ fn is_builtin(version: &str) -> bool {
     match version.split_once('/') {
         None => true,
         Some((group, _)) => {
-            matches!(group, "apps" | "batch" | "autoscaling" | "policy") || group.ends_with(".k8s.io")
+            matches!(group, "apps" | "batch" | "autoscaling" | "policy")
+                || group.ends_with(".k8s.io")
         }
     }
 }
@@ -319,7 +347,11 @@ fn image_fields(value: &Value, path: String, fields: &mut Vec<String>) {
     match value {
         Value::Object(members) => {
             for (name, member) in members {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                let path = if path.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{path}.{name}")
+                };
                 match member {
                     Value::String(_) if name == "image" => fields.push(path),
                     _ => image_fields(member, path, fields),
@@ -337,9 +369,16 @@ fn image_fields(value: &Value, path: String, fields: &mut Vec<String>) {
 
 /// Kind, namespace and name of an object.
 fn title(object: &Value) -> String {
-    let kind = object.get("kind").and_then(Value::as_str).unwrap_or("object");
+    let kind = object
+        .get("kind")
+        .and_then(Value::as_str)
+        .unwrap_or("object");
     let metadata = object.get("metadata");
-    let of = |name| metadata.and_then(|metadata| metadata.get(name)).and_then(Value::as_str);
+    let of = |name| {
+        metadata
+            .and_then(|metadata| metadata.get(name))
+            .and_then(Value::as_str)
+    };
     match (of("namespace"), of("name").or(of("generateName"))) {
         (Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),
         (None, Some(name)) => format!("{kind} {name}"),
@@ -363,7 +402,13 @@ mod tests {
         report
             .images
             .iter()
-            .map(|named| (named.image.as_str(), named.object.as_str(), named.field.as_str()))
+            .map(|named| {
+                (
+                    named.image.as_str(),
+                    named.object.as_str(),
+                    named.field.as_str(),
+                )
+            })
             .collect()
     }
 
@@ -400,8 +445,16 @@ items:
                 ("c:1", "Pod n/p", "spec.containers[0].image"),
                 ("e:1", "Pod n/p", "spec.ephemeralContainers[0].image"),
                 ("v:1", "Pod n/p", "spec.volumes[0].image.reference"),
-                ("k:1", "CronJob j", "spec.jobTemplate.spec.template.spec.containers[0].image"),
-                ("l:1", "DaemonSet d", "spec.template.spec.containers[0].image"),
+                (
+                    "k:1",
+                    "CronJob j",
+                    "spec.jobTemplate.spec.template.spec.containers[0].image"
+                ),
+                (
+                    "l:1",
+                    "DaemonSet d",
+                    "spec.template.spec.containers[0].image"
+                ),
                 ("m:1", "PodTemplate t", "template.spec.containers[0].image"),
             ]
         );
@@ -434,8 +487,15 @@ kind: Ingress
 metadata: {name: i, annotations: {image: x}}
 ";
         let report = read("chasi/manifests/a.yml", text);
-        assert_eq!(images(&report), [("busybox:1", "Pod helper", "spec.containers[0].image")]);
-        let unseen: Vec<_> = report.unseen.iter().map(|unseen| unseen.what.as_str()).collect();
+        assert_eq!(
+            images(&report),
+            [("busybox:1", "Pod helper", "spec.containers[0].image")]
+        );
+        let unseen: Vec<_> = report
+            .unseen
+            .iter()
+            .map(|unseen| unseen.what.as_str())
+            .collect();
         assert_eq!(
             unseen,
             [
@@ -471,23 +531,46 @@ spec:
       - image: \"{{ registry }}/main:1\"
 ";
         let report = read("chasi/manifests/a.yaml.j2", text);
-        let found: Vec<_> = report.images.iter().map(|named| named.image.as_str()).collect();
+        let found: Vec<_> = report
+            .images
+            .iter()
+            .map(|named| named.image.as_str())
+            .collect();
         assert_eq!(found, ["quay.io/side:1"]);
         assert_eq!(report.unseen.len(), 1);
-        assert!(report.unseen[0].what.ends_with("`spec.template.spec.containers[1].image` is an expression"));
+        assert!(
+            report.unseen[0]
+                .what
+                .ends_with("`spec.template.spec.containers[1].image` is an expression")
+        );
         let report = read("chasi/manifests/b.yaml.j2", "a: b\n{% raw %}\n}: {\n");
-        assert!(report.unseen[0].what.starts_with("the whole template"), "{report:?}");
+        assert!(
+            report.unseen[0].what.starts_with("the whole template"),
+            "{report:?}"
+        );
     }
 
     #[test]
     fn what_is_not_yaml_is_pointed_at() {
         let mut report = Report::default();
-        let error = report.read("chasi/manifests/a.yaml", "m/a.yaml", "a: b\nc: [\n").unwrap_err();
+        let error = report
+            .read("chasi/manifests/a.yaml", "m/a.yaml", "a: b\nc: [\n")
+            .unwrap_err();
         let snippet = error.snippet().unwrap();
         assert_eq!(snippet.path, "m/a.yaml");
         assert!(snippet.line_column().0 >= 2, "{error:?}");
-        let error = report.read("chasi/manifests/a.yaml", "a", "a: 1\na: 2\n").unwrap_err();
-        assert!(error.causes().next().unwrap().to_string().contains("duplicate"), "{error:?}");
+        let error = report
+            .read("chasi/manifests/a.yaml", "a", "a: 1\na: 2\n")
+            .unwrap_err();
+        assert!(
+            error
+                .causes()
+                .next()
+                .unwrap()
+                .to_string()
+                .contains("duplicate"),
+            "{error:?}"
+        );
     }
 
     #[test]

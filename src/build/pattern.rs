@@ -36,7 +36,10 @@ enum Token {
     Character(char),
     One,
     Star,
-    Class { negated: bool, ranges: Vec<(char, char)> },
+    Class {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
 }
 
 impl Pattern {
@@ -46,7 +49,12 @@ impl Pattern {
             .split('/')
             .filter(|component| !component.is_empty() && *component != ".")
             .map(Component::parse)
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        let climbs =
+            |component: &Component| matches!(component, Component::Exact(name) if name == "..");
+        if components.iter().any(climbs) {
+            return Err("it climbs with `..`".to_owned());
+        }
         Ok(Pattern { components })
     }
 
@@ -133,7 +141,10 @@ impl Token {
             Token::Character(exact) => *exact == character,
             Token::One | Token::Star => true,
             Token::Class { negated, ranges } => {
-                ranges.iter().any(|(low, high)| (*low..=*high).contains(&character)) != *negated
+                ranges
+                    .iter()
+                    .any(|(low, high)| (*low..=*high).contains(&character))
+                    != *negated
             }
         }
     }
@@ -240,14 +251,20 @@ impl Ignore {
 
     /// Adds a path that is always left out.
     pub fn always(&mut self, path: &str) {
-        let components = path.split('/').map(|name| Component::Exact(name.to_owned())).collect();
+        let components = path
+            .split('/')
+            .map(|name| Component::Exact(name.to_owned()))
+            .collect();
         self.rules.push((Pattern { components }, true));
     }
 
     /// Whether the path is left out.
     pub fn ignores(&self, path: &str) -> bool {
         let fits = |pattern: &Pattern| {
-            let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+            let ends = path
+                .match_indices('/')
+                .map(|(at, _)| at)
+                .chain([path.len()]);
             ends.into_iter().any(|end| pattern.matches(&path[..end]))
         };
         self.rules
@@ -304,14 +321,18 @@ mod tests {
 
     #[test]
     fn what_is_not_a_pattern_is_refused() {
-        for pattern in ["[a", "[", "[]", "[z-a]", "a\\"] {
+        for pattern in ["[a", "[", "[]", "[z-a]", "a\\", "a/../b", r"\.\./b"] {
             assert!(Pattern::parse(pattern).is_err(), "{pattern}");
         }
     }
 
     #[test]
     fn the_last_line_that_fits_decides() {
-        let ignore = Ignore::parse(".kubeignore", "# c\n\n*.md\n!README.md\nbuild/\n!build/keep\n").unwrap();
+        let ignore = Ignore::parse(
+            ".kubeignore",
+            "# c\n\n*.md\n!README.md\nbuild/\n!build/keep\n",
+        )
+        .unwrap();
         for (path, expected) in [
             ("a.md", true),
             ("README.md", false),
@@ -330,7 +351,10 @@ mod tests {
     fn a_bad_line_is_pointed_at() {
         let error = Ignore::parse(".kubeignore", "a\n  ![b\n").unwrap_err();
         let snippet = error.snippet().unwrap();
-        assert_eq!((snippet.line_column(), &snippet.text[snippet.span.clone()]), ((2, 3), "![b"));
+        assert_eq!(
+            (snippet.line_column(), &snippet.text[snippet.span.clone()]),
+            ((2, 3), "![b")
+        );
     }
 
     proptest! {

@@ -14,10 +14,18 @@ pub const INSTRUCTIONS: [&str; 10] = [
 /// [`INSTRUCTIONS`].
 pub fn unknown(name: &str, span: Range<usize>) -> Flaw {
     if let Some(instead) = sealer(name) {
-        return Flaw::new(format!("chasi has no `{name}`, which is sealer's"), span, instead);
+        return Flaw::new(
+            format!("chasi has no `{name}`, which is sealer's"),
+            span,
+            instead,
+        );
     }
     if let Some(instead) = docker(name) {
-        return Flaw::new(format!("chasi has no `{name}`, which is a Dockerfile's"), span, instead);
+        return Flaw::new(
+            format!("chasi has no `{name}`, which is a Dockerfile's"),
+            span,
+            instead,
+        );
     }
     let hint = match nearest(name, INSTRUCTIONS) {
         Some(near) => format!("did you mean `{near}`?"),
@@ -65,7 +73,12 @@ pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
     let typed = typed.to_lowercase();
     known
         .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(&typed, &name.to_lowercase()), name))
+        .map(|name| {
+            (
+                strsim::damerau_levenshtein(&typed, &name.to_lowercase()),
+                name,
+            )
+        })
         .filter(|(distance, name)| *distance <= name.chars().count().max(3) / 3)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)

@@ -131,7 +131,10 @@ pub struct Placing {
 }
 
 /// Checks that every value given has an `ARG`.
-pub fn check_names(instructions: &[Spanned<Instruction>], arguments: &Arguments) -> ErrorResult<()> {
+pub fn check_names(
+    instructions: &[Spanned<Instruction>],
+    arguments: &Arguments,
+) -> ErrorResult<()> {
     let declared: Vec<&str> = instructions
         .iter()
         .filter_map(|instruction| match &instruction.value {
@@ -144,8 +147,9 @@ pub fn check_names(instructions: &[Spanned<Instruction>], arguments: &Arguments)
     for name in arguments.values.keys().map(String::as_str) {
         let error = |message: String| Err(Error::new(Kind::Usage, message));
         if PREDEFINED.contains(&name) {
-            return error(format!("`{name}` cannot be set"))
-                .map_err(|error: Error| error.hint("it follows from `--platform OS/ARCHITECTURE`"));
+            return error(format!("`{name}` cannot be set")).map_err(|error: Error| {
+                error.hint("it follows from `--platform OS/ARCHITECTURE`")
+            });
         }
         if !declared.contains(&name) {
             return error(format!("the Kubefile has no `ARG {name}`")).map_err(|error: Error| {
@@ -160,9 +164,18 @@ pub fn check_names(instructions: &[Spanned<Instruction>], arguments: &Arguments)
 }
 
 /// Evaluates instructions whose order was checked by the parser.
-pub fn evaluate(instructions: &[Spanned<Instruction>], arguments: &Arguments) -> Result<Recipe, Flaw> {
-    let Arguments { os, architecture, .. } = arguments;
-    let values = [architecture.clone(), os.clone(), format!("{os}/{architecture}")];
+pub fn evaluate(
+    instructions: &[Spanned<Instruction>],
+    arguments: &Arguments,
+) -> Result<Recipe, Flaw> {
+    let Arguments {
+        os, architecture, ..
+    } = arguments;
+    let values = [
+        architecture.clone(),
+        os.clone(),
+        format!("{os}/{architecture}"),
+    ];
     let mut scope = Scope {
         given: &arguments.values,
         variables: PREDEFINED
@@ -196,13 +209,16 @@ impl Recipe {
             Instruction::Env { pairs } => {
                 for (name, value) in pairs {
                     let value = scope.text(value)?.value;
-                    scope.variables.insert(name.value.clone(), Some(value.clone()));
+                    scope
+                        .variables
+                        .insert(name.value.clone(), Some(value.clone()));
                     self.environment.insert(name.value.clone(), value);
                 }
             }
             Instruction::Label { pairs } => {
                 for (name, value) in pairs {
-                    self.labels.insert(name.value.clone(), scope.text(value)?.value);
+                    self.labels
+                        .insert(name.value.clone(), scope.text(value)?.value);
                 }
             }
             Instruction::Layer { kind } => self.sections.push(Section::Layer(Layer {
@@ -238,12 +254,23 @@ impl Recipe {
 impl Transfer {
     fn steps(&self, scope: &Scope) -> Result<Vec<Step>, Flaw> {
         let placing = Placing {
-            mode: self.chmod.as_ref().map(|word| mode(scope.text(word)?)).transpose()?,
-            owner: self.chown.as_ref().map(|word| owner(scope.text(word)?)).transpose()?,
+            mode: self
+                .chmod
+                .as_ref()
+                .map(|word| mode(scope.text(word)?))
+                .transpose()?,
+            owner: self
+                .chown
+                .as_ref()
+                .map(|word| owner(scope.text(word)?))
+                .transpose()?,
         };
         let unpack = self.unpack(scope)?;
         let checksum = match self.add.as_ref().and_then(|add| add.checksum.as_ref()) {
-            Some(word) => Some(Spanned::new(checksum(scope.text(word)?)?, word.span.clone())),
+            Some(word) => Some(Spanned::new(
+                checksum(scope.text(word)?)?,
+                word.span.clone(),
+            )),
             None => None,
         };
         let destination = destination(scope.text(&self.destination)?)?;
@@ -265,7 +292,9 @@ impl Transfer {
     }
 
     fn unpack(&self, scope: &Scope) -> Result<Option<usize>, Flaw> {
-        let Some(add) = &self.add else { return Ok(None) };
+        let Some(add) = &self.add else {
+            return Ok(None);
+        };
         let Some(word) = &add.strip else {
             return Ok(add.unpack.then_some(0));
         };
@@ -293,9 +322,16 @@ impl Transfer {
         span: Range<usize>,
         checksum: Option<&Spanned<Checksum>>,
     ) -> Result<Spanned<Source>, Flaw> {
-        let scheme = word.text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+        let scheme = word
+            .text
+            .split_once("://")
+            .map(|(scheme, _)| scheme.to_ascii_lowercase());
         if scheme.is_some() && self.add.is_none() {
-            return Err(Flaw::new("`COPY` takes files of the context", span, "download with `ADD`"));
+            return Err(Flaw::new(
+                "`COPY` takes files of the context",
+                span,
+                "download with `ADD`",
+            ));
         }
         let source = match scheme.as_deref() {
             Some("http" | "https") => Source::Url {
@@ -320,9 +356,11 @@ impl Transfer {
                 word.files(&span)?
             }
         };
-        if let (Source::Url { .. }, Some(Checksum::Digest(_)), true) =
-            (&source, checksum.map(|checksum| &checksum.value), self.sources.len() > 1)
-        {
+        if let (Source::Url { .. }, Some(Checksum::Digest(_)), true) = (
+            &source,
+            checksum.map(|checksum| &checksum.value),
+            self.sources.len() > 1,
+        ) {
             return Err(Flaw::new(
                 "one digest for several downloads",
                 span,
@@ -347,7 +385,10 @@ impl Transfer {
             return Err(Flaw::new(
                 "several files cannot all become this one",
                 destination.span.clone(),
-                format!("end the directory's name with a slash: `{}/`", destination.value.path),
+                format!(
+                    "end the directory's name with a slash: `{}/`",
+                    destination.value.path
+                ),
             ));
         }
         Ok(())
@@ -386,7 +427,7 @@ impl Expanded {
     }
 
     fn files(self, span: &Range<usize>) -> Result<Source, Flaw> {
-        let pattern = if self.glob { self.pattern } else { self.text };
+        let pattern = if self.glob { &self.pattern } else { &self.text };
         let mut components = pattern.split('/');
         if components.any(|component| component == "..") {
             return Err(Flaw::new(
@@ -400,7 +441,11 @@ impl Expanded {
             .filter(|component| !component.is_empty() && *component != ".")
             .collect();
         if kept.is_empty() && self.text.is_empty() {
-            return Err(Flaw::new("the source is empty", span.clone(), "write `.` for the whole context"));
+            return Err(Flaw::new(
+                "the source is empty",
+                span.clone(),
+                "write `.` for the whole context",
+            ));
         }
         Ok(Source::Files {
             pattern: kept.join("/"),
@@ -451,7 +496,11 @@ impl Scope<'_> {
         for part in &word.parts {
             match part {
                 Part::Literal { text, quoted } => expanded.push(text, outer || *quoted),
-                Part::Variable { name, default, quoted } => {
+                Part::Variable {
+                    name,
+                    default,
+                    quoted,
+                } => {
                     let quoted = outer || *quoted;
                     let value = self.variables.get(&name.value).and_then(Option::as_deref);
                     match (value, default) {
@@ -481,7 +530,11 @@ impl Scope<'_> {
     fn filled(&self, word: &Spanned<Word>) -> Result<Spanned<String>, Flaw> {
         let text = self.text(word)?;
         if text.value.is_empty() {
-            return Err(Flaw::new("this is empty", text.span, "write a name, or give the variable a value"));
+            return Err(Flaw::new(
+                "this is empty",
+                text.span,
+                "write a name, or give the variable a value",
+            ));
         }
         Ok(text)
     }
@@ -489,13 +542,20 @@ impl Scope<'_> {
     fn unset(&self, name: &Spanned<String>) -> Flaw {
         let known = self.variables.keys().map(String::as_str);
         let hint = if self.variables.contains_key(&name.value) {
-            format!("give it with `--build-arg {0}=VALUE`, or a default with `ARG {0}=VALUE`", name.value)
+            format!(
+                "give it with `--build-arg {0}=VALUE`, or a default with `ARG {0}=VALUE`",
+                name.value
+            )
         } else if let Some(near) = nearest(&name.value, known) {
             format!("did you mean `${{{near}}}`?")
         } else {
             format!("define it above with `ARG {}=VALUE`", name.value)
         };
-        Flaw::new(format!("`{}` has no value", name.value), name.span.clone(), hint)
+        Flaw::new(
+            format!("`{}` has no value", name.value),
+            name.span.clone(),
+            hint,
+        )
     }
 }
 
@@ -518,7 +578,10 @@ fn mode(text: Spanned<String>) -> Result<u32, Flaw> {
 }
 
 fn owner(text: Spanned<String>) -> Result<(u32, u32), Flaw> {
-    let (user, group) = text.value.split_once(':').unwrap_or((&text.value, &text.value));
+    let (user, group) = text
+        .value
+        .split_once(':')
+        .unwrap_or((&text.value, &text.value));
     match (user.parse(), group.parse()) {
         (Ok(user), Ok(group)) => Ok((user, group)),
         _ => Err(Flaw::new(
@@ -553,15 +616,27 @@ fn url(text: &str, span: &Range<usize>) -> Result<String, Flaw> {
             "put them into `~/.netrc`: `machine HOST login USER password SECRET`",
         ));
     }
-    if authority.is_empty() || text.chars().any(|character| character.is_whitespace() || character.is_control()) {
-        return Err(Flaw::new("this is not a URL", span.clone(), "write `https://HOST/PATH`"));
+    if authority.is_empty()
+        || text
+            .chars()
+            .any(|character| character.is_whitespace() || character.is_control())
+    {
+        return Err(Flaw::new(
+            "this is not a URL",
+            span.clone(),
+            "write `https://HOST/PATH`",
+        ));
     }
     Ok(format!("{}://{rest}", scheme.to_ascii_lowercase()))
 }
 
 fn destination(text: Spanned<String>) -> Result<Spanned<Destination>, Flaw> {
     if text.value.is_empty() {
-        return Err(Flaw::new("the destination is empty", text.span, "write `/` for the image's root"));
+        return Err(Flaw::new(
+            "the destination is empty",
+            text.span,
+            "write `/` for the image's root",
+        ));
     }
     if text.value.split('/').any(|component| component == "..") {
         return Err(Flaw::new(
@@ -575,7 +650,8 @@ fn destination(text: Spanned<String>) -> Result<Spanned<Destination>, Flaw> {
         .split('/')
         .filter(|component| !component.is_empty() && *component != ".")
         .collect();
-    let directory = components.is_empty() || text.value.ends_with('/') || text.value.ends_with("/.");
+    let directory =
+        components.is_empty() || text.value.ends_with('/') || text.value.ends_with("/.");
     let path = components.join("/");
     Ok(text.map(|_| Destination { path, directory }))
 }

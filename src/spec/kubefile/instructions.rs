@@ -4,14 +4,16 @@ use std::ops::Range;
 
 use super::answers::{list, nearest, unknown};
 use super::words::{self, Flaw, Part, Spanned, Word};
-use super::{AddFlags, Instruction, Transfer};
+use super::{AddFlags, Instruction, Pair, Transfer};
 
 type Words = std::vec::IntoIter<Spanned<Word>>;
 
 /// Reads all instructions of a text.
 pub fn parse(text: &str) -> Result<Vec<Spanned<Instruction>>, Flaw> {
     // Editors on Windows begin files with a byte order mark.
-    let text = text.strip_prefix('\u{feff}').map_or_else(|| text.into(), |rest| format!("   {rest}"));
+    let text = text
+        .strip_prefix('\u{feff}')
+        .map_or_else(|| text.into(), |rest| format!("   {rest}"));
     let mut instructions = Vec::new();
     for line in words::lines(&text) {
         let words = words::words(&line)?;
@@ -102,7 +104,11 @@ impl Rest {
                 format!("take this out, or write another `{name}`"),
             )),
             (Some(word), None) => Ok(word),
-            (None, None) => Err(Flaw::new(format!("`{name}` needs {what}"), 0..0, "write it")),
+            (None, None) => Err(Flaw::new(
+                format!("`{name}` needs {what}"),
+                0..0,
+                "write it",
+            )),
         }
     }
 
@@ -127,7 +133,7 @@ impl Rest {
     fn pairs(
         self,
         check: fn(Spanned<String>) -> Result<Spanned<String>, Flaw>,
-    ) -> Result<Vec<(Spanned<String>, Spanned<Word>)>, Flaw> {
+    ) -> Result<Vec<Pair>, Flaw> {
         let name = self.name.clone();
         self.some(&format!("a name and a value: `{name} NAME=VALUE`"))?
             .into_iter()
@@ -196,7 +202,10 @@ impl Rest {
 
 fn from(rest: Rest) -> Result<Instruction, Flaw> {
     let mut words = rest.words.clone().skip(1);
-    if let Some(word) = words.next().filter(|word| word.value.head().eq_ignore_ascii_case("as")) {
+    if let Some(word) = words
+        .next()
+        .filter(|word| word.value.head().eq_ignore_ascii_case("as"))
+    {
         return Err(Flaw::new(
             "a Kubefile has one stage, which needs no name",
             word.span,
@@ -226,8 +235,7 @@ fn flag(
         }
     };
     let span = word.span.clone();
-    let value =
-        with_value.then(|| word.map(|word| word.without_head(name.len() + 1)));
+    let value = with_value.then(|| word.map(|word| word.without_head(name.len() + 1)));
     let name = name.trim_start_matches("--").to_owned();
     Ok((Spanned::new(name, span), value))
 }
@@ -249,7 +257,11 @@ fn unknown_flag(instruction: &str, add: bool, flag: &Spanned<String>) -> Flaw {
         let known: Vec<String> = known.iter().map(|name| format!("--{name}")).collect();
         format!("the flags are {}", list(known.iter().map(String::as_str)))
     };
-    Flaw::new(format!("`{instruction}` has no flag `--{name}`"), flag.span.clone(), hint)
+    Flaw::new(
+        format!("`{instruction}` has no flag `--{name}`"),
+        flag.span.clone(),
+        hint,
+    )
 }
 
 /// Refuses what other dialects allow and what would be taken for something else
@@ -257,11 +269,20 @@ fn unknown_flag(instruction: &str, add: bool, flag: &Spanned<String>) -> Flaw {
 fn plain(word: Spanned<Word>) -> Result<Spanned<Word>, Flaw> {
     let head = word.value.head();
     let (message, hint) = if head.starts_with('#') {
-        ("a comment needs a line of its own", "move it to the line above, or quote the `#`")
+        (
+            "a comment needs a line of its own",
+            "move it to the line above, or quote the `#`",
+        )
     } else if head.starts_with("<<") {
-        ("chasi has no here-documents", "put the content into a file of the context and `COPY` it")
+        (
+            "chasi has no here-documents",
+            "put the content into a file of the context and `COPY` it",
+        )
     } else if head == "[" || head == "[]" || head.starts_with("[,") {
-        ("chasi has no JSON form of an instruction", "quote each argument that has blanks")
+        (
+            "chasi has no JSON form of an instruction",
+            "quote each argument that has blanks",
+        )
     } else {
         return Ok(word);
     };
@@ -272,7 +293,9 @@ fn plain(word: Spanned<Word>) -> Result<Spanned<Word>, Flaw> {
 fn split(word: &Spanned<Word>) -> Option<(Spanned<String>, Spanned<Word>)> {
     let mut name = String::new();
     for (index, part) in word.value.parts.iter().enumerate() {
-        let Part::Literal { text, quoted } = part else { return None };
+        let Part::Literal { text, quoted } = part else {
+            return None;
+        };
         let Some((before, after)) = text.split_once('=').filter(|_| !quoted) else {
             name.push_str(text);
             continue;
@@ -299,12 +322,17 @@ fn split(word: &Spanned<Word>) -> Option<(Spanned<String>, Spanned<Word>)> {
 /// Checks the name of an argument or of an environment variable.
 fn variable_name(name: Spanned<String>) -> Result<Spanned<String>, Flaw> {
     let mut characters = name.value.chars();
-    let first = characters.next().is_some_and(|first| first == '_' || first.is_ascii_alphabetic());
+    let first = characters
+        .next()
+        .is_some_and(|first| first == '_' || first.is_ascii_alphabetic());
     if first && characters.all(|other| other == '_' || other.is_ascii_alphanumeric()) {
         return Ok(name);
     }
     Err(Flaw::new(
-        format!("`{}` is not a name of a variable", name.value),
+        match name.value.as_str() {
+            "" => "the variable has no name".to_owned(),
+            name => format!("`{name}` is not a name of a variable"),
+        },
         name.span,
         "a name has letters, digits and `_`, and does not begin with a digit",
     ))
@@ -317,7 +345,10 @@ fn label_name(name: Spanned<String>) -> Result<Spanned<String>, Flaw> {
         return Ok(name);
     }
     Err(Flaw::new(
-        format!("`{}` is not a name of a label", name.value),
+        match name.value.as_str() {
+            "" => "the label has no name".to_owned(),
+            name => format!("`{name}` is not a name of a label"),
+        },
         name.span,
         "a name has letters, digits, `.`, `_`, `-` and `/`, such as `org.opencontainers.image.title`",
     ))

@@ -52,6 +52,9 @@ pub struct Kubefile {
     instructions: Vec<Spanned<Instruction>>,
 }
 
+/// `NAME=VALUE`.
+pub type Pair = (Spanned<String>, Spanned<Word>);
+
 /// One instruction as it was written.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Instruction {
@@ -68,12 +71,12 @@ pub enum Instruction {
     /// `ENV NAME=VALUE…`.
     Env {
         /// Names and values.
-        pairs: Vec<(Spanned<String>, Spanned<Word>)>,
+        pairs: Vec<Pair>,
     },
     /// `LABEL NAME=VALUE…`.
     Label {
         /// Names and values.
-        pairs: Vec<(Spanned<String>, Spanned<Word>)>,
+        pairs: Vec<Pair>,
     },
     /// `LAYER KIND`.
     Layer {
@@ -138,7 +141,8 @@ impl Kubefile {
             return Err(Error::new(Kind::Input, message)
                 .hint("a Kubefile names files; their content belongs into the context"));
         }
-        let instructions = instructions::parse(&kubefile.text).map_err(|flaw| kubefile.flawed(flaw))?;
+        let instructions =
+            instructions::parse(&kubefile.text).map_err(|flaw| kubefile.flawed(flaw))?;
         kubefile.instructions = instructions;
         Ok(kubefile)
     }
@@ -191,10 +195,12 @@ impl fmt::Display for Instruction {
             Instruction::From { image } => write!(f, "FROM {}", Argument(&image.value)),
             Instruction::Arg { declarations } => {
                 f.write_str("ARG")?;
-                declarations.iter().try_for_each(|(name, default)| match default {
-                    Some(default) => write!(f, " {}={}", name.value, default.value),
-                    None => write!(f, " {}", name.value),
-                })
+                declarations
+                    .iter()
+                    .try_for_each(|(name, default)| match default {
+                        Some(default) => write!(f, " {}={}", name.value, default.value),
+                        None => write!(f, " {}", name.value),
+                    })
             }
             Instruction::Env { pairs } => write_pairs(f, "ENV", pairs),
             Instruction::Label { pairs } => write_pairs(f, "LABEL", pairs),
@@ -245,14 +251,12 @@ impl fmt::Display for Argument<'_> {
 
 fn write_words(f: &mut fmt::Formatter<'_>, name: &str, words: &[Spanned<Word>]) -> fmt::Result {
     f.write_str(name)?;
-    words.iter().try_for_each(|word| write!(f, " {}", Argument(&word.value)))
+    words
+        .iter()
+        .try_for_each(|word| write!(f, " {}", Argument(&word.value)))
 }
 
-fn write_pairs(
-    f: &mut fmt::Formatter<'_>,
-    name: &str,
-    pairs: &[(Spanned<String>, Spanned<Word>)],
-) -> fmt::Result {
+fn write_pairs(f: &mut fmt::Formatter<'_>, name: &str, pairs: &[Pair]) -> fmt::Result {
     f.write_str(name)?;
     pairs
         .iter()

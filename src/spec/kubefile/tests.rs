@@ -61,24 +61,55 @@ IMAGES images.txt
     let recipe = recipe(text).unwrap();
     assert_eq!(recipe.base.unwrap().value, "chasi/base:v1.34.4");
     let expected = [("A", "1"), ("B", "two words"), ("C", "1none")];
-    assert!(recipe.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).eq(expected));
-    assert_eq!(recipe.labels["org.opencontainers.image.title"], "Demo v1.34.4");
+    assert!(
+        recipe
+            .environment
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .eq(expected)
+    );
+    assert_eq!(
+        recipe.labels["org.opencontainers.image.title"],
+        "Demo v1.34.4"
+    );
     assert_eq!(recipe.images.len(), 2);
     assert_eq!(recipe.image_files[0].value, "images.txt");
-    let [Section::Layer(first), Section::Include(flannel), Section::Layer(last)] = &recipe.sections[..] else {
+    let [
+        Section::Layer(first),
+        Section::Include(flannel),
+        Section::Layer(last),
+    ] = &recipe.sections[..]
+    else {
         panic!("{:?}", recipe.sections);
     };
-    assert_eq!((first.kind.value.as_str(), last.kind.value.as_str()), ("kubernetes", "app"));
+    assert_eq!(
+        (first.kind.value.as_str(), last.kind.value.as_str()),
+        ("kubernetes", "app")
+    );
     assert_eq!(flannel.value, "chasi/flannel:1");
-    let [bin, blank, archive] = &first.steps[..] else { panic!("{:?}", first.steps) };
+    let [bin, blank, archive] = &first.steps[..] else {
+        panic!("{:?}", first.steps)
+    };
     assert_eq!(
         bin.source.value,
-        Source::Files { pattern: "bin/*".into(), glob: true }
+        Source::Files {
+            pattern: "bin/*".into(),
+            glob: true
+        }
     );
-    assert_eq!(bin.placing, Placing { mode: Some(0o755), owner: Some((1, 2)) });
+    assert_eq!(
+        bin.placing,
+        Placing {
+            mode: Some(0o755),
+            owner: Some((1, 2))
+        }
+    );
     assert_eq!(
         blank.source.value,
-        Source::Files { pattern: "a b".into(), glob: false }
+        Source::Files {
+            pattern: "a b".into(),
+            glob: false
+        }
     );
     assert_eq!(
         archive.source.value,
@@ -90,11 +121,17 @@ IMAGES images.txt
     assert_eq!(archive.unpack, Some(1));
     assert_eq!(
         archive.destination.value,
-        Destination { path: "opt".into(), directory: false }
+        Destination {
+            path: "opt".into(),
+            directory: false
+        }
     );
     assert_eq!(
         last.steps[0].destination.value,
-        Destination { path: String::new(), directory: true }
+        Destination {
+            path: String::new(),
+            directory: true
+        }
     );
 }
 
@@ -102,7 +139,9 @@ IMAGES images.txt
 fn what_is_given_replaces_a_default_and_fills_a_gap() {
     let text = "ARG A=1\nARG B\nFROM x:${A}${B}\n";
     let kubefile = Kubefile::parse("Kubefile", text).unwrap();
-    let recipe = kubefile.evaluate(&arguments(&[("A", "2"), ("B", "3")])).unwrap();
+    let recipe = kubefile
+        .evaluate(&arguments(&[("A", "2"), ("B", "3")]))
+        .unwrap();
     assert_eq!(recipe.base.unwrap().value, "x:23");
 }
 
@@ -110,10 +149,27 @@ fn what_is_given_replaces_a_default_and_fills_a_gap() {
 fn quotes_keep_patterns_from_being_patterns() {
     let text = "FROM scratch\nARG X='*'\nLAYER app\nCOPY a\\*b \"c[\" $X \"$X\" opt/";
     let recipe = recipe(text).unwrap();
-    let Section::Layer(layer) = &recipe.sections[0] else { panic!() };
-    let sources: Vec<_> = layer.steps.iter().map(|step| step.source.value.clone()).collect();
-    let file = |pattern: &str, glob| Source::Files { pattern: pattern.into(), glob };
-    assert_eq!(sources, [file("a*b", false), file("c[", false), file("*", true), file("*", false)]);
+    let Section::Layer(layer) = &recipe.sections[0] else {
+        panic!()
+    };
+    let sources: Vec<_> = layer
+        .steps
+        .iter()
+        .map(|step| step.source.value.clone())
+        .collect();
+    let file = |pattern: &str, glob| Source::Files {
+        pattern: pattern.into(),
+        glob,
+    };
+    assert_eq!(
+        sources,
+        [
+            file("a*b", false),
+            file("c[", false),
+            file("*", true),
+            file("*", false)
+        ]
+    );
 }
 
 #[test]
@@ -192,7 +248,10 @@ fn errors_of_values_point_into_the_file_and_name_a_remedy() {
         "ADD --checksum=https://example.com/x a opt/",
         "ADD --strip=1 https://example.com/x opt/",
         "ADD --unpack --strip=-1 https://example.com/x opt/",
-        &format!("ADD --checksum={} https://a/x https://a/y opt/", crate::digest::Digest::of("")),
+        &format!(
+            "ADD --checksum={} https://a/x https://a/y opt/",
+            crate::digest::Digest::of("")
+        ),
     ] {
         let text = format!("ARG VERSION=1\nARG SITE\nFROM scratch\nLAYER app\n{text}\n");
         let error = recipe(&text).unwrap_err();
@@ -204,10 +263,14 @@ fn errors_of_values_point_into_the_file_and_name_a_remedy() {
 #[test]
 fn an_argument_that_the_kubefile_does_not_have_is_refused() {
     let kubefile = Kubefile::parse("Kubefile", "ARG VERSION=1\nFROM scratch\n").unwrap();
-    let error = kubefile.evaluate(&arguments(&[("VERSON", "2")])).unwrap_err();
+    let error = kubefile
+        .evaluate(&arguments(&[("VERSON", "2")]))
+        .unwrap_err();
     assert_eq!(error.kind(), Kind::Usage);
     assert_eq!(error.hints(), ["did you mean `--build-arg VERSION=…`?"]);
-    let error = kubefile.evaluate(&arguments(&[("TARGETOS", "plan9")])).unwrap_err();
+    let error = kubefile
+        .evaluate(&arguments(&[("TARGETOS", "plan9")]))
+        .unwrap_err();
     assert_eq!(error.message(), "`TARGETOS` cannot be set");
 }
 
@@ -224,17 +287,53 @@ fn variables_that_double_each_other_are_stopped() {
 #[test]
 fn a_kubefile_has_a_limit() {
     let text = "#".repeat(LIMIT + 1);
-    assert!(Kubefile::parse("Kubefile", text).unwrap_err().message().contains("larger"));
+    assert!(
+        Kubefile::parse("Kubefile", text)
+            .unwrap_err()
+            .message()
+            .contains("larger")
+    );
 }
 
 /// Text made of pieces that mean something, so that much of it is valid.
 fn likely() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
-        Just("\n"), Just("\nFROM "), Just("\nARG "), Just("\nENV "), Just("\nLABEL "), Just("\nLAYER app\n"),
-        Just("COPY "), Just("ADD "), Just("IMAGE "), Just("INCLUDE "), Just("--chmod=0755 "), Just("--unpack "),
-        Just("--checksum="), Just("a"), Just("B"), Just("="), Just(" "), Just("\\\n"), Just("\\"), Just("'"),
-        Just("\""), Just("$"), Just("${a}"), Just("${B:-"), Just("}"), Just("*"), Just("["), Just("#"), Just("é"),
-        Just("\t"), Just("\r\n"), Just("/"), Just("https://h/"), Just(".."), Just("'x y'"), Just("\"$a\""),
+        Just("\n"),
+        Just("\nFROM "),
+        Just("\nARG "),
+        Just("\nENV "),
+        Just("\nLABEL "),
+        Just("\nLAYER app\n"),
+        Just("COPY "),
+        Just("ADD "),
+        Just("IMAGE "),
+        Just("INCLUDE "),
+        Just("--chmod=0755 "),
+        Just("--unpack "),
+        Just("--checksum="),
+        Just("a"),
+        Just("B"),
+        Just("="),
+        Just(" "),
+        Just("\\\n"),
+        Just("\\"),
+        Just("'"),
+        Just("\""),
+        Just("$"),
+        Just("${a}"),
+        Just("${B:-"),
+        Just("}"),
+        Just("*"),
+        Just("["),
+        Just("#"),
+        Just("é"),
+        Just("\t"),
+        Just("\r\n"),
+        Just("/"),
+        Just("https://h/"),
+        Just(".."),
+        Just("'x y'"),
+        Just("\"$a\""),
     ];
     prop::collection::vec(piece, 0..40)
         .prop_map(|pieces| format!("ARG a=1 B=2\nFROM scratch\nLAYER app\n{}", pieces.concat()))
@@ -244,7 +343,11 @@ fn check_text(text: &str) {
     let outcome = Kubefile::parse("Kubefile", text);
     let marked = |error: &Error| {
         if let Some(snippet) = error.snippet() {
-            assert!(text.get(snippet.span.clone()).is_some(), "{error:?} {:?}", snippet.span);
+            assert!(
+                text.get(snippet.span.clone()).is_some(),
+                "{error:?} {:?}",
+                snippet.span
+            );
             assert!(!error.hints().is_empty());
         }
     };
@@ -256,7 +359,10 @@ fn check_text(text: &str) {
     let again = Kubefile::parse("Kubefile", printed.as_str()).unwrap();
     assert_eq!(again.to_string(), printed);
     assert_eq!(again.instructions().len(), kubefile.instructions().len());
-    match (kubefile.evaluate(&arguments(&[])), again.evaluate(&arguments(&[]))) {
+    match (
+        kubefile.evaluate(&arguments(&[])),
+        again.evaluate(&arguments(&[])),
+    ) {
         (Ok(one), Ok(two)) => assert_eq!(meaning(&one), meaning(&two)),
         (Err(one), Err(two)) => {
             assert_eq!(one.message(), two.message());
@@ -280,7 +386,11 @@ fn meaning(recipe: &Recipe) -> String {
             Section::Layer(layer) => {
                 for step in &layer.steps {
                     let (source, destination) = (&step.source.value, &step.destination.value);
-                    let _ = writeln!(text, "{source:?} {destination:?} {:?} {:?}", step.unpack, step.placing);
+                    let _ = writeln!(
+                        text,
+                        "{source:?} {destination:?} {:?} {:?}",
+                        step.unpack, step.placing
+                    );
                 }
             }
         }

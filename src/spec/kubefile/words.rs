@@ -118,7 +118,10 @@ pub fn lines(text: &str) -> Vec<Line> {
             Some(before) => (before, true),
             None => (line, false),
         };
-        current.extend(line.char_indices().map(|(at, character)| (start + at, character)));
+        current.extend(
+            line.char_indices()
+                .map(|(at, character)| (start + at, character)),
+        );
         if !continued {
             push(&mut lines, &mut current);
         }
@@ -129,7 +132,10 @@ pub fn lines(text: &str) -> Vec<Line> {
 
 fn push(lines: &mut Vec<Line>, current: &mut Vec<(usize, char)>) {
     let characters = std::mem::take(current);
-    if characters.iter().any(|(_, character)| !character.is_whitespace()) {
+    if characters
+        .iter()
+        .any(|(_, character)| !character.is_whitespace())
+    {
         lines.push(Line { characters });
     }
 }
@@ -168,7 +174,9 @@ struct Cursor<'a> {
 
 impl Cursor<'_> {
     fn peek(&self) -> Option<char> {
-        self.characters.get(self.at).map(|(_, character)| *character)
+        self.characters
+            .get(self.at)
+            .map(|(_, character)| *character)
     }
 
     fn next(&mut self) -> Option<char> {
@@ -194,7 +202,11 @@ impl Cursor<'_> {
                 '\\' => {
                     self.at += 1;
                     let escaped = self.next().ok_or_else(|| {
-                        Flaw::new("nothing follows the `\\`", self.since(start), "write `\\\\` for one backslash")
+                        Flaw::new(
+                            "nothing follows the `\\`",
+                            self.since(start),
+                            "write `\\\\` for one backslash",
+                        )
                     })?;
                     word.literal(escaped, true);
                 }
@@ -292,7 +304,11 @@ impl Cursor<'_> {
                 "write `${NAME}`, or `\\$` for the character itself",
             ));
         }
-        let default = if braces { self.default(start, depth)? } else { None };
+        let default = if braces {
+            self.default(start, depth)?
+        } else {
+            None
+        };
         Ok(Part::Variable {
             name: Spanned::new(name, self.since(start)),
             default,
@@ -326,7 +342,11 @@ impl Cursor<'_> {
             }
         };
         if self.next() != Some('}') {
-            return Err(Flaw::new("the `${` is not closed", self.since(start), "add the closing `}`"));
+            return Err(Flaw::new(
+                "the `${` is not closed",
+                self.since(start),
+                "add the closing `}`",
+            ));
         }
         Ok(default)
     }
@@ -336,7 +356,8 @@ impl Word {
     /// A word of literal text without any meaning as a pattern.
     pub fn quoted(text: &str) -> Self {
         let mut word = Word::default();
-        text.chars().for_each(|character| word.literal(character, true));
+        text.chars()
+            .for_each(|character| word.literal(character, true));
         word
     }
 
@@ -354,7 +375,10 @@ impl Word {
     /// The unquoted text that the word begins with.
     pub fn head(&self) -> &str {
         match self.parts.first() {
-            Some(Part::Literal { text, quoted: false }) => text,
+            Some(Part::Literal {
+                text,
+                quoted: false,
+            }) => text,
             _ => "",
         }
     }
@@ -386,8 +410,13 @@ impl fmt::Display for Word {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for part in &self.parts {
             match part {
-                Part::Literal { text, quoted: false } => f.write_str(text)?,
-                Part::Literal { text, quoted: true } if !text.contains('\'') => write!(f, "'{text}'")?,
+                Part::Literal {
+                    text,
+                    quoted: false,
+                } => f.write_str(text)?,
+                Part::Literal { text, quoted: true } if !text.contains('\'') => {
+                    write!(f, "'{text}'")?
+                }
                 Part::Literal { text, quoted: true } => {
                     f.write_str("\"")?;
                     for character in text.chars() {
@@ -398,7 +427,11 @@ impl fmt::Display for Word {
                     }
                     f.write_str("\"")?;
                 }
-                Part::Variable { name, default, quoted } => {
+                Part::Variable {
+                    name,
+                    default,
+                    quoted,
+                } => {
                     let quote = if *quoted { "\"" } else { "" };
                     let name = &name.value;
                     match default {
@@ -419,7 +452,12 @@ mod tests {
     fn split(text: &str) -> Result<Vec<Vec<String>>, Flaw> {
         lines(text)
             .iter()
-            .map(|line| Ok(words(line)?.iter().map(|word| word.value.to_string()).collect()))
+            .map(|line| {
+                Ok(words(line)?
+                    .iter()
+                    .map(|word| word.value.to_string())
+                    .collect())
+            })
             .collect()
     }
 
