@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 
 /// Something that happened. Serialised as one JSON object a line by
 /// `--progress json`; the `event` field names the variant.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Event {
@@ -84,6 +84,25 @@ pub enum Event {
         /// The text, possibly of many lines.
         text: String,
     },
+}
+
+impl Event {
+    /// The same event, said to have happened on `host` if it names none. Phases
+    /// belong to the whole command and stay as they are.
+    pub fn on_host(mut self, name: &str) -> Self {
+        match &mut self {
+            Event::PhaseStarted { .. } | Event::PhaseEnded { .. } => {}
+            Event::StepStarted { host, .. }
+            | Event::StepEnded { host, .. }
+            | Event::Progress { host, .. }
+            | Event::Note { host, .. }
+            | Event::Warning { host, .. }
+            | Event::Detail { host, .. } => {
+                host.get_or_insert_with(|| name.to_owned());
+            }
+        }
+        self
+    }
 }
 
 /// Where events go.

@@ -15,13 +15,11 @@
 // line: command, digest, file
 // line: error
 
-pub mod build;
+pub mod agent;
 pub mod cli;
 pub mod command;
 pub mod digest;
-pub mod distro;
 pub mod error;
 pub mod event;
 pub mod file;
-pub mod kube;
-pub mod spec;
+pub mod remote;

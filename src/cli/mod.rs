@@ -6,6 +6,7 @@
 //! that into a request. Results go to standard output, everything else to
 //! standard error.
 
+mod agent;
 mod completion;
 mod shell;
 
@@ -34,6 +35,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    #[command(hide = true)]
+    Agent(agent::Args),
     Completion(completion::Args),
 }
 
@@ -52,6 +55,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command, shell: &Shell) -> Result<()> {
     match command {
+        Command::Agent(args) => args.run(),
         Command::Completion(args) => args.run(shell),
     }
 }
