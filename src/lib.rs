@@ -16,10 +16,14 @@
 // line: error
 
 pub mod agent;
+pub mod build;
 pub mod cli;
 pub mod command;
 pub mod digest;
+pub mod distro;
 pub mod error;
 pub mod event;
 pub mod file;
+pub mod kube;
 pub mod remote;
+pub mod spec;

@@ -7,16 +7,22 @@
 
 # ---------------------------------------------------------------- Go modules
 
-# go_build NAME OUT LDFLAGS [go build option…] PACKAGE…
+# go_in MODULE ARGUMENT…: go in one of the modules here. The user's own settings
+# must not change the bytes.
+go_in() {
+  local module=$1
+  shift
+  (cd -- "$modules/$module" &&
+    CGO_ENABLED=${CGO_ENABLED:-0} GOTOOLCHAIN=local GOWORK=off GOOS=linux GOARCH=amd64 GOAMD64=v1 \
+      GOFLAGS='-mod=readonly -buildvcs=false' nice go "$@")
+}
+
+# go_build MODULE OUT LDFLAGS [go build option…] PACKAGE…
 go_build() {
-  local name=$1 out=$2 ldflags=$3
+  local module=$1 out=$2 ldflags=$3
   shift 3
   mkdir -p -- "$out"
-  # The user's own settings must not change the bytes.
-  (cd -- "$modules/$name" &&
-    CGO_ENABLED=${CGO_ENABLED:-0} GOTOOLCHAIN=local GOWORK=off GOOS=linux GOAMD64=v1 \
-      GOFLAGS='-mod=readonly -buildvcs=false' \
-      nice go build -trimpath -ldflags "-s -w $ldflags" -o "$out/" "$@")
+  go_in "$module" build -trimpath -ldflags "-s -w $ldflags" -o "$out/" "$@"
 }
 
 # sum_file FILE [SUM]: "HASH  NAME" beside it, as sha256sum writes it.
@@ -35,7 +41,7 @@ archive() {
 
 recipe_kubernetes() {
   local version=$1 out=$2 package ldflags='' date program http
-  date=$(cd -- "$modules/kubernetes-v$version" && go list -m -f '{{.Time.Format "2006-01-02T15:04:05Z"}}' k8s.io/kubernetes)
+  date=$(go_in "kubernetes-v$version" list -m -f '{{.Time.Format "2006-01-02T15:04:05Z"}}' k8s.io/kubernetes)
   for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
     ldflags+=" -X $package.gitVersion=v$version -X $package.gitMajor=1"
     ldflags+=" -X $package.gitMinor=$(cut -d. -f2 <<<"$version") -X $package.gitTreeState=clean"
@@ -105,7 +111,7 @@ recipe_flannel() {
   local version=$1 out=$2
   CGO_ENABLED=1 go_build "flannel-v$version" "$out/bin" \
     "-linkmode external -extldflags \"-static\" -X github.com/flannel-io/flannel/pkg/version.Version=v$version" \
-    github.com/flannel-io/flannel
+    -tags 'netgo osusergo' github.com/flannel-io/flannel
   mv -- "$out/bin/flannel" "$out/bin/flanneld"
 }
 
@@ -116,8 +122,8 @@ recipe_flannel_cni_plugin() {
 recipe_flannel_manifest() {
   local version=$1 http=$2/http/github.com/flannel-io/flannel/releases/download/v$1 source
   mkdir -p -- "$http"
-  source=$(cd -- "$modules/flannel-v$version" && GOFLAGS=-mod=mod go mod download -json github.com/flannel-io/flannel |
-    sed -n 's/^\t"Dir": "\(.*\)",\{0,1\}$/\1/p')
+  go_in "flannel-v$version" mod download github.com/flannel-io/flannel
+  source=$(go_in "flannel-v$version" list -m -f '{{.Dir}}' github.com/flannel-io/flannel)
   # The release's file is the module's own.
   install -m 0644 -- "$source/Documentation/kube-flannel.yml" "$http/kube-flannel.yml"
 }
@@ -204,6 +210,17 @@ self_contained() {
   done
 }
 
+# alone ROOT PROGRAM…: runs it with nothing but this tree, not even /proc.
+alone() {
+  if ((EUID == 0)); then
+    chroot "$@"
+  else
+    local root=$1
+    shift
+    unshare --map-root-user --root="$root" -- "$@"
+  fi
+}
+
 # The programs that a host's network needs, for any distribution. Upstream's are
 # static. Debian has neither the static libraries nor, in every archive, the
 # sources for that, so each program here is a small static one that starts
@@ -228,7 +245,7 @@ recipe_k3s_root() {
   # Only the libraries that these programs load.
   for name in "$bundle"/bin/* "$bundle"/xtables/*.so; do
     "$bundle/ld.so" --inhibit-cache --library-path "$tree/usr/lib/x86_64-linux-gnu" --list "$name" |
-      awk '/=>/ { print $3 }'
+      awk '/=>/ && $1 !~ /\/ld-linux/ { print $3 }'
   done | sort -u | while read -r name; do
     install -m 0644 -- "$name" "$bundle/lib/$(basename -- "$name")"
   done
@@ -249,12 +266,10 @@ recipe_k3s_root() {
     ln -s busybox "root/bin/$applet"
   done
 
-  # Nothing but this tree, not even /proc.
-  chroot root /bin/aux/iptables --version >&2
-  chroot root /bin/aux/ip6tables-legacy --version >&2
-  chroot root /bin/conntrack --version >&2
-  chroot root /bin/aux/nft --version >&2
-  [[ $(chroot root /bin/aux/iptables-restore --help 2>&1) == *iptables-restore* ]] ||
+  for name in aux/iptables aux/ip6tables-legacy aux/nft conntrack ipset ethtool; do
+    alone root "/bin/$name" --version >/dev/null || die "$name needs more than its own bundle"
+  done
+  [[ $(alone root /bin/aux/iptables-restore --help 2>&1) == *iptables-restore* ]] ||
     die "iptables-restore does not know its own name"
 
   http=$out/http/github.com/k3s-io/k3s-root/releases/download/v$version
@@ -269,17 +284,11 @@ recipe_k3s_root() {
 
 # ---------------------------------------------------------------- images
 
-# go_tool NAME OUT: one of the mirror's own programs.
-go_tool() {
-  mkdir -p -- "$2/bin"
-  (cd -- "$modules" && CGO_ENABLED=0 GOTOOLCHAIN=local GOWORK=off GOFLAGS='-mod=readonly -buildvcs=false' \
-    go build -trimpath -ldflags '-s -w' -o "$2/bin/" "./$1")
-}
-
-recipe_push_tool() { go_tool push "$2"; }
+# The mirror's own programs.
+recipe_push_tool() { go_build . "$2/bin" '' ./push; }
 
 deps_serve_tool() { printf 'debian-registry\n'; }
-recipe_serve_tool() { go_tool serve "$2"; }
+recipe_serve_tool() { go_build . "$2/bin" '' ./serve; }
 
 # pushed OUT: makes the images that standard input describes (see push/main.go)
 # into OUT/registry and OUT/refs.
