@@ -1,5 +1,7 @@
 //! The requests that an agent understands.
 
+pub mod distro;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Call, Effect};

@@ -1,10 +1,37 @@
 //! The agent's answers: a function for each request, by subject.
 
+mod distro;
 mod session;
 
 use super::server::Router;
+use crate::error::{Error, Kind, Result};
 
 /// Everything that chasi's agent understands.
 pub fn router() -> Router {
-    Router::new().on(session::take_lock)
+    Router::new()
+        .on(session::take_lock)
+        .on(distro::distro_state)
+        .on(distro::make_pki)
+        .on(distro::read_authorities)
+        .on(distro::request_credential)
+        .on(distro::sign_credentials)
+        .on(distro::install_credential)
+        .on(distro::pull_images)
+        .on(distro::wait_api)
+        .on(distro::apply_objects)
+        .on(distro::record_objects)
+        .on(distro::cluster_state)
+        .on(distro::set_node)
+        .on(distro::read_kubeconfig)
+}
+
+/// Runs work that blocks away from the connection.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|cause| {
+            Err(Error::new(Kind::Failed, "the agent failed unexpectedly").because(cause))
+        })
 }

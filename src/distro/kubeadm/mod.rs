@@ -5,6 +5,7 @@ pub mod config;
 pub mod credential;
 pub mod objects;
 pub mod pki;
+pub mod runtime;
 pub mod static_pods;
 
 use std::path::{Path, PathBuf};

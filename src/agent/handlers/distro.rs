@@ -1,0 +1,254 @@
+//! Answers about the Kubernetes distribution of this host.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::agent::Scope;
+use crate::agent::calls::distro::*;
+use crate::distro::kubeadm::credential::{self, Request, Signed};
+use crate::distro::kubeadm::pki::{Authorities, Pki};
+use crate::distro::kubeadm::{self, objects, runtime};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::file;
+use crate::kube::{self, Connection, ObjectName};
+
+/// How often a condition is looked at while waiting for it.
+const BEAT: Duration = Duration::from_millis(250);
+
+/// The root of the host's file system. The agent always runs on the host itself.
+fn root() -> &'static Path {
+    Path::new("/")
+}
+
+/// The tree that the host's programs run from.
+fn tree(scope: &Scope) -> PathBuf {
+    scope.root().join("node/tree")
+}
+
+fn record_path(state: &Path) -> PathBuf {
+    state.join("cluster/objects.json")
+}
+
+/// What is recorded of the cluster's own objects.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Record {
+    identity: crate::digest::Digest,
+    objects: Vec<ObjectName>,
+}
+
+fn record(state: &Path) -> Option<Record> {
+    serde_json::from_slice(&std::fs::read(record_path(state)).ok()?).ok()
+}
+
+pub(super) async fn distro_state(scope: Scope, _: DistroState) -> Result<HostDistroState> {
+    let (state, tree) = (scope.root().to_owned(), tree(&scope));
+    super::blocking(move || {
+        Ok(HostDistroState {
+            pki: Pki::at(root()).identity(),
+            credential: credential::present(root()),
+            etcd_data: root().join("var/lib/etcd/member").is_dir(),
+            kubelet_active: runtime::kubelet_active(),
+            images: runtime::images(&tree).ok(),
+            objects: record(&state).map(|record| record.identity),
+        })
+    })
+    .await
+}
+
+pub(super) async fn make_pki(scope: Scope, call: MakePki) -> Result<()> {
+    let program = kubeadm::program(&tree(&scope));
+    super::blocking(move || Pki::at(root()).make(&program, &call.config, call.authorities.as_ref()))
+        .await
+}
+
+pub(super) async fn read_authorities(_: Scope, _: ReadAuthorities) -> Result<Authorities> {
+    super::blocking(|| Pki::at(root()).authorities()).await
+}
+
+pub(super) async fn request_credential(_: Scope, call: RequestCredential) -> Result<Request> {
+    super::blocking(move || credential::request(root(), &call.node)).await
+}
+
+pub(super) async fn sign_credentials(_: Scope, call: SignCredentials) -> Result<Vec<Signed>> {
+    super::blocking(move || {
+        call.requests
+            .iter()
+            .map(|request| {
+                credential::check_node_name(&request.node)?;
+                credential::sign(root(), request, call.hours)
+            })
+            .collect()
+    })
+    .await
+}
+
+pub(super) async fn install_credential(_: Scope, call: InstallCredential) -> Result<()> {
+    super::blocking(move || credential::install(root(), &call.signed, &call.cluster, &call.server))
+        .await
+}
+
+pub(super) async fn pull_images(scope: Scope, call: PullImages) -> Result<()> {
+    let (tree, context) = (tree(&scope), scope.context.clone());
+    super::blocking(move || runtime::pull(&context, &tree, &call.references)).await
+}
+
+async fn connect(address: IpAddr) -> Result<Connection> {
+    Connection::open(&root().join("etc/kubernetes/admin.conf"), address).await
+}
+
+pub(super) async fn wait_api(scope: Scope, call: WaitApi) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(call.seconds);
+    loop {
+        // super-admin.conf works before the cluster's roles exist.
+        let path = root().join("etc/kubernetes/super-admin.conf");
+        let last = match Connection::open(&path, call.address).await {
+            Ok(connection) => connection.ready().await,
+            Err(error) => Err(error),
+        };
+        let Err(error) = last else { return Ok(()) };
+        if scope.gone.is_cancelled() {
+            return Err(Error::new(Kind::Interrupted, "interrupted"));
+        }
+        if Instant::now() >= end {
+            let advice = "see the logs of the static pods below `/var/log/pods/`, and `journalctl -u kubelet`";
+            return Err(Error::new(
+                Kind::Failed,
+                format!(
+                    "the API server on this host is not ready after {} s",
+                    call.seconds
+                ),
+            )
+            .because(error)
+            .hint(advice));
+        }
+        tokio::time::sleep(BEAT).await;
+    }
+}
+
+pub(super) async fn apply_objects(scope: Scope, call: ApplyObjects) -> Result<Vec<ObjectName>> {
+    let (tree, state) = (tree(&scope), scope.root().to_owned());
+    let config = root().join(kubeadm::CONFIG);
+    let rendered = {
+        let (tree, config) = (tree.clone(), config.clone());
+        super::blocking(move || {
+            // Also gives the administrators' group its role, by super-admin.conf.
+            objects::upload_configuration(&tree, &config)?;
+            objects::render(&tree, &config)
+        })
+        .await?
+    };
+    let mut all = kube::parse_objects("kubeadm's addons", &rendered)?;
+    for (name, text) in image_manifests(&tree)? {
+        all.extend(kube::parse_objects(&name, &text)?);
+    }
+    let connection = connect(call.address).await?;
+    let applied = kube::apply(&connection, all).await?;
+    write_record(&state, call.identity, applied.clone())?;
+    Ok(applied)
+}
+
+/// The manifests of the cluster image, rendered at staging, in name order.
+fn image_manifests(tree: &Path) -> Result<Vec<(String, String)>> {
+    let directory = tree.join("chasi/manifests");
+    let problem = || format!("cannot read `{}`", directory.display());
+    let entries = match std::fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).or_err(Kind::System, problem),
+    };
+    let mut manifests = Vec::new();
+    for entry in entries {
+        let path = entry.or_err(Kind::System, problem)?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "yaml" || extension == "yml")
+        {
+            let text = std::fs::read_to_string(&path).or_err(Kind::System, problem)?;
+            manifests.push((
+                path.file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
+                text,
+            ));
+        }
+    }
+    manifests.sort();
+    Ok(manifests)
+}
+
+fn write_record(
+    state: &Path,
+    identity: crate::digest::Digest,
+    objects: Vec<ObjectName>,
+) -> Result<()> {
+    let path = record_path(state);
+    let bytes = serde_json::to_vec_pretty(&Record { identity, objects }).or_err(
+        Kind::Failed,
+        || "cannot write the record of the cluster's objects",
+    )?;
+    if let Some(directory) = path.parent() {
+        file::create_directories(directory)?;
+    }
+    file::write(&path, &bytes, 0o644)
+}
+
+pub(super) async fn record_objects(scope: Scope, call: RecordObjects) -> Result<()> {
+    let state = scope.root().to_owned();
+    super::blocking(move || write_record(&state, call.identity, call.objects)).await
+}
+
+pub(super) async fn cluster_state(scope: Scope, call: ClusterState) -> Result<ClusterReport> {
+    let connection = connect(call.address).await?;
+    let mut namespaces: BTreeSet<String> = call.namespaces.into_iter().collect();
+    if namespaces.is_empty() {
+        namespaces.insert("kube-system".to_owned());
+        let recorded = record(scope.root())
+            .map(|record| record.objects)
+            .unwrap_or_default();
+        // Namespaces that chasi's own objects made, and no others.
+        namespaces.extend(
+            recorded
+                .into_iter()
+                .filter(|object| object.kind == "Namespace")
+                .map(|object| object.name),
+        );
+    }
+    let namespaces: Vec<String> = namespaces.into_iter().collect();
+    let (nodes, pods) = futures::try_join!(
+        kube::nodes(&connection),
+        kube::system_pods(&connection, &namespaces)
+    )?;
+    Ok(ClusterReport { nodes, pods })
+}
+
+pub(super) async fn set_node(scope: Scope, call: SetNode) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(call.seconds);
+    let connection = connect(call.address).await?;
+    loop {
+        let Err(error) =
+            kube::set_metadata(&connection, &call.node, &call.labels, &call.taints).await
+        else {
+            return Ok(());
+        };
+        if scope.gone.is_cancelled() || Instant::now() >= end {
+            return Err(error.hint(format!(
+                "on the node, `journalctl -u kubelet` tells why `{}` has not registered",
+                call.node
+            )));
+        }
+        tokio::time::sleep(BEAT).await;
+    }
+}
+
+pub(super) async fn read_kubeconfig(_: Scope, _: ReadKubeconfig) -> Result<AdminKubeconfig> {
+    super::blocking(|| {
+        let path = root().join("etc/kubernetes/admin.conf");
+        let text = std::fs::read_to_string(&path)
+            .or_err(Kind::System, || format!("cannot read `{}`", path.display()))?;
+        Ok(AdminKubeconfig { text })
+    })
+    .await
+}

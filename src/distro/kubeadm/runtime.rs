@@ -1,0 +1,74 @@
+//! The container runtime and kubelet, as far as the distribution needs them:
+//! containerd, spoken to with its own `ctr`.
+
+use std::path::Path;
+
+use crate::command::Command;
+use crate::error::{Error, Kind, Result};
+use crate::event::{Context, Event};
+
+/// Where containerd looks up registries; the host's own registry serves all.
+const HOSTS: &str = "/etc/containerd/certs.d";
+
+/// kubelet leaves images with this label alone when it collects garbage
+/// (containerd's `internal/cri/labels`, `PinnedImageLabelKey`).
+const PINNED: &str = "io.cri-containerd.pinned=pinned";
+
+fn ctr(tree: &Path) -> Command {
+    Command::new(tree.join("usr/local/bin/ctr")).args(["--namespace", "k8s.io"])
+}
+
+/// Whether kubelet runs.
+pub fn kubelet_active() -> bool {
+    Command::new("systemctl")
+        .args(["is-active", "--quiet", "kubelet.service"])
+        .output()
+        .is_ok_and(|output| output.code == Some(0))
+}
+
+/// References of all images in the runtime.
+pub fn images(tree: &Path) -> Result<Vec<String>> {
+    let output = ctr(tree).args(["images", "ls", "--quiet"]).run()?;
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter(|line| !line.starts_with("sha256:"))
+        .map(str::to_owned)
+        .collect())
+}
+
+/// Brings images from the host's own registry into the runtime and pins them.
+/// Two at a time: unpacking is bound by one core each.
+pub fn pull(context: &Context, tree: &Path, references: &[String]) -> Result<()> {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let pull_next = || -> Result<()> {
+        loop {
+            let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let Some(reference) = references.get(index) else {
+                return Ok(());
+            };
+            context.emit(Event::Progress {
+                host: None,
+                item: "images".into(),
+                done: index as u64,
+                total: Some(references.len() as u64),
+            });
+            ctr(tree)
+                .args(["images", "pull", "--hosts-dir", HOSTS, reference])
+                .run()?;
+            ctr(tree)
+                .args(["images", "label", reference, PINNED])
+                .run()?;
+        }
+    };
+    std::thread::scope(|scope| {
+        let second = scope.spawn(pull_next);
+        let first = pull_next();
+        let second = second.join().unwrap_or_else(|_| {
+            Err(Error::new(
+                Kind::Failed,
+                "pulling an image ended unexpectedly",
+            ))
+        });
+        first.and(second)
+    })
+}
