@@ -25,5 +25,6 @@ pub mod error;
 pub mod event;
 pub mod file;
 pub mod kube;
+pub mod node;
 pub mod remote;
 pub mod spec;

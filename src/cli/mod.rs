@@ -8,6 +8,7 @@
 
 mod agent;
 mod completion;
+mod node_service;
 mod shell;
 
 use std::process::ExitCode;
@@ -38,6 +39,8 @@ enum Command {
     #[command(hide = true)]
     Agent(agent::Args),
     Completion(completion::Args),
+    #[command(hide = true)]
+    NodeService(node_service::Args),
 }
 
 /// Parses the process's arguments, runs the command and reports how it ended.
@@ -57,5 +60,6 @@ fn run(command: Command, shell: &Shell) -> Result<()> {
     match command {
         Command::Agent(args) => args.run(),
         Command::Completion(args) => args.run(shell),
+        Command::NodeService(args) => args.run(shell),
     }
 }

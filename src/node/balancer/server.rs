@@ -1,0 +1,251 @@
+//! One API server as the balancer sees it: where it is, who named it, how it is.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// How many probes in a row a server leaves without answer before its connections
+/// are closed. One may be lost by chance.
+pub const PATIENCE: u32 = 2;
+
+/// What is known of a server's health.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "health")]
+pub enum Health {
+    /// It has not been asked yet.
+    Unknown,
+    /// It answers and is ready.
+    Ready,
+    /// It answers, and says that it is not ready: it starts, stops, or lacks its
+    /// database. Established connections are its own affair.
+    NotReady {
+        /// What it said.
+        reason: String,
+    },
+    /// It does not answer.
+    Silent {
+        /// What was tried, and what came of it.
+        reason: String,
+        /// How many probes in a row nothing at all came back for. Not counted is a
+        /// host that says that no API server runs there.
+        unanswered: u32,
+    },
+}
+
+/// What a look at a server showed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Finding {
+    /// It is ready.
+    Ready,
+    /// It answers, and is not ready.
+    NotReady(String),
+    /// It refuses connections, or is not an API server of this cluster.
+    Refused(String),
+    /// Nothing came back in time.
+    Unanswered(String),
+}
+
+impl Health {
+    /// The health after a finding.
+    fn after(&self, finding: Finding) -> Health {
+        match finding {
+            Finding::Ready => Health::Ready,
+            Finding::NotReady(reason) => Health::NotReady { reason },
+            Finding::Refused(reason) => Health::Silent {
+                reason,
+                unanswered: 0,
+            },
+            Finding::Unanswered(reason) => {
+                let before = match self {
+                    Health::Silent { unanswered, .. } => *unanswered,
+                    _ => 0,
+                };
+                Health::Silent {
+                    reason,
+                    unanswered: before.saturating_add(1),
+                }
+            }
+        }
+    }
+
+    /// How a server of this health is preferred: less is better.
+    pub fn rank(&self) -> u8 {
+        match self {
+            Health::Ready => 0,
+            Health::Unknown => 1,
+            Health::NotReady { .. } => 2,
+            Health::Silent { .. } => 3,
+        }
+    }
+
+    /// Whether the server is gone so surely that waiting for it is pointless.
+    pub fn is_dead(&self) -> bool {
+        matches!(self, Health::Silent { unanswered, .. } if *unanswered >= PATIENCE)
+    }
+}
+
+/// Who says that this is a server of the cluster.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Named {
+    /// It runs on this host.
+    pub local: bool,
+    /// The host's configuration names it.
+    pub seed: bool,
+    /// The cluster names it.
+    pub learned: bool,
+}
+
+impl Named {
+    /// Whether nobody names it any more.
+    pub fn by_nobody(self) -> bool {
+        !self.seed && !self.learned
+    }
+}
+
+/// A server.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Wakes the probe: something looks wrong.
+    pub look: Notify,
+    state: Mutex<State>,
+    connections: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct State {
+    named: Named,
+    health: Health,
+    /// Cancelled to close the connections to this server.
+    cut: CancellationToken,
+}
+
+/// A connection to a server, as long as it lasts.
+#[derive(Debug)]
+pub struct Lease {
+    server: std::sync::Arc<Server>,
+    /// Cancelled when the connection has no future.
+    pub cut: CancellationToken,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.server.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Server {
+    /// A server that nothing is known of.
+    pub fn new(address: SocketAddr) -> Self {
+        Server {
+            address,
+            look: Notify::new(),
+            state: Mutex::new(State {
+                named: Named::default(),
+                health: Health::Unknown,
+                cut: CancellationToken::new(),
+            }),
+            connections: AtomicUsize::new(0),
+        }
+    }
+
+    /// Its health.
+    pub fn health(&self) -> Health {
+        self.lock().health.clone()
+    }
+
+    /// Who names it.
+    pub fn named(&self) -> Named {
+        self.lock().named
+    }
+
+    /// Changes who names it.
+    pub fn rename(&self, change: impl FnOnce(&mut Named)) {
+        change(&mut self.lock().named);
+    }
+
+    /// How many connections go to it.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Records what a look showed; returns the health before and after.
+    pub fn record(&self, finding: Finding) -> (Health, Health) {
+        let mut state = self.lock();
+        let after = state.health.after(finding);
+        let before = std::mem::replace(&mut state.health, after.clone());
+        (before, after)
+    }
+
+    /// Counts a connection to it.
+    pub fn lease(self: &std::sync::Arc<Self>) -> Lease {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Lease {
+            server: self.clone(),
+            cut: self.lock().cut.clone(),
+        }
+    }
+
+    /// Closes all connections to it and returns how many there were.
+    pub fn cut(&self) -> usize {
+        let cut = std::mem::take(&mut self.lock().cut);
+        cut.cancel();
+        self.connections()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn server() -> Arc<Server> {
+        Arc::new(Server::new("10.0.0.1:6443".parse().unwrap()))
+    }
+
+    #[test]
+    fn a_server_is_dead_after_two_probes_without_answer() {
+        let server = server();
+        let unanswered = || Finding::Unanswered("no answer".to_owned());
+        assert!(!server.record(unanswered()).1.is_dead());
+        assert!(server.record(unanswered()).1.is_dead());
+        assert_eq!(server.record(Finding::Ready).1, Health::Ready);
+        assert!(
+            !server.record(unanswered()).1.is_dead(),
+            "an answer starts the count anew"
+        );
+    }
+
+    #[test]
+    fn a_host_that_refuses_is_alive() {
+        let server = server();
+        for _ in 0..5 {
+            let (_, health) = server.record(Finding::Refused("connection refused".to_owned()));
+            assert!(!health.is_dead());
+            assert_eq!(health.rank(), 3);
+        }
+    }
+
+    #[test]
+    fn a_cut_ends_the_connections_of_before_and_not_later_ones() {
+        let server = server();
+        let (first, second) = (server.lease(), server.lease());
+        assert_eq!(server.cut(), 2);
+        assert!(first.cut.is_cancelled() && second.cut.is_cancelled());
+        drop((first, second));
+        let third = server.lease();
+        assert!(!third.cut.is_cancelled());
+        assert_eq!(server.connections(), 1);
+    }
+}

@@ -1,0 +1,77 @@
+//! The node service: one process on each host that stands between the host's
+//! programs and everything that could be missing. It passes connections to the
+//! Kubernetes API on to a server that answers ([`balancer`]).
+//!
+//! It listens on loopback only, on sockets that systemd holds ([`activation`]),
+//! so that a restart of the service refuses no connection.
+//!
+//! It changes nothing on the host but its own list of API servers, runs in one
+//! thread with little memory, and depends on neither DNS nor the container
+//! runtime nor the API being there.
+
+mod accept;
+pub mod activation;
+pub mod balancer;
+mod stamp;
+mod units;
+
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+
+use crate::error::{Kind, Result, ResultExt};
+use crate::event::Context;
+
+pub use activation::{Environment, Notifier, Sockets};
+pub use units::{BINARY, BOOT, SERVICE, UNITS, Unit};
+
+use balancer::Balancer;
+
+/// How often systemd is told that the service is alive. Well below the
+/// `WatchdogSec=` of the unit.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Where the service finds its files.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What the balancer reads and writes.
+    pub balancer: balancer::Settings,
+}
+
+/// Runs the service until `ctx` is cancelled, and then until the requests in
+/// hand have ended.
+pub async fn run(
+    ctx: &Context,
+    settings: Settings,
+    sockets: Sockets,
+    notifier: &Notifier,
+) -> Result<()> {
+    let tasks = TaskTracker::new();
+    let balancer = Balancer::start(ctx, settings.balancer);
+    for listener in sockets.balancer {
+        let listener =
+            TcpListener::from_std(listener).or_err(Kind::System, || "cannot serve the balancer")?;
+        let balancer = balancer.clone();
+        tasks.spawn(async move { balancer.serve(listener).await });
+    }
+    tasks.close();
+    notifier.ready();
+    beat(ctx, notifier).await;
+    notifier.stopping();
+    tasks.wait().await;
+    Ok(())
+}
+
+/// Tells systemd that the service is alive, until it is told to stop. The beat
+/// comes from the thread that does all the work: when that hangs, it ends.
+async fn beat(ctx: &Context, notifier: &Notifier) {
+    let beats = async {
+        let mut interval = tokio::time::interval(HEARTBEAT);
+        loop {
+            interval.tick().await;
+            notifier.alive();
+        }
+    };
+    ctx.cancel.run_until_cancelled(beats).await;
+}
