@@ -26,5 +26,6 @@ pub mod event;
 pub mod file;
 pub mod kube;
 pub mod node;
+pub mod oci;
 pub mod remote;
 pub mod spec;

@@ -1,0 +1,119 @@
+//! The JSON documents of the OCI image specification, read within bounds and
+//! written canonically: keys sorted, no white space, no time stamps.
+
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Blob, media};
+use crate::error::{Error, Kind, Result, ResultExt};
+
+/// The largest document that is read, in bytes. The distribution specification
+/// asks registries to accept manifests of at least 4 MiB; none needs more.
+pub const MAX_DOCUMENT: u64 = 4 << 20;
+
+/// The largest number of descriptors in one document.
+pub const MAX_DESCRIPTORS: usize = 4096;
+
+/// Parses a document. `what` names it in the error.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
+    serde_json::from_slice(bytes).or_err(Kind::Integrity, || format!("{what} is not valid"))
+}
+
+/// Parses an index or Docker list and checks what every reader relies on.
+pub(super) fn parse_index(bytes: &[u8], what: &str) -> Result<ImageIndex> {
+    let index: ImageIndex = parse(bytes, what)?;
+    check_version(index.schema_version(), what)?;
+    check_own_type(index.media_type().as_ref(), media::is_index, what)?;
+    check_count(index.manifests().len(), what)?;
+    Ok(index)
+}
+
+/// Parses an image manifest, OCI or Docker, and checks what every reader relies
+/// on.
+pub(super) fn parse_manifest(bytes: &[u8], what: &str) -> Result<ImageManifest> {
+    let manifest: ImageManifest = parse(bytes, what)?;
+    check_version(manifest.schema_version(), what)?;
+    check_own_type(manifest.media_type().as_ref(), media::is_manifest, what)?;
+    check_count(manifest.layers().len(), what)?;
+    Ok(manifest)
+}
+
+fn check_version(version: u32, what: &str) -> Result<()> {
+    if version != 2 {
+        return Err(Error::new(
+            Kind::Integrity,
+            format!("{what} has schema version {version}, expected 2"),
+        ));
+    }
+    Ok(())
+}
+
+/// A document that names another type than the one it is read as could be
+/// understood in two ways (CVE-2021-41190), so it is refused.
+fn check_own_type(own: Option<&MediaType>, expected: fn(&str) -> bool, what: &str) -> Result<()> {
+    match own {
+        Some(own) if !expected(own.as_ref()) => Err(Error::new(
+            Kind::Integrity,
+            format!("{what} says of itself that it is a `{own}`"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_count(count: usize, what: &str) -> Result<()> {
+    if count > MAX_DESCRIPTORS {
+        return Err(Error::new(
+            Kind::Integrity,
+            format!("{what} lists {count} descriptors, more than {MAX_DESCRIPTORS}"),
+        ));
+    }
+    Ok(())
+}
+
+/// The canonical bytes of a document.
+pub(super) fn canonical(document: &impl Serialize) -> Result<Vec<u8>> {
+    let write = || {
+        let mut value = serde_json::to_value(document)?;
+        value.sort_all_objects();
+        serde_json::to_vec(&value)
+    };
+    write().or_err(Kind::Failed, || "cannot write a document as JSON")
+}
+
+/// A descriptor as a blob; only SHA-256 is accepted.
+pub(super) fn blob(descriptor: &Descriptor) -> Result<Blob> {
+    let digest = descriptor
+        .digest()
+        .to_string()
+        .parse()
+        .map_err(|cause: Error| {
+            Error::new(
+                Kind::Integrity,
+                format!(
+                    "the digest `{}` of a descriptor is not understood",
+                    descriptor.digest()
+                ),
+            )
+            .because(cause)
+        })?;
+    Ok(Blob {
+        media_type: descriptor.media_type().to_string(),
+        digest,
+        size: descriptor.size(),
+    })
+}
+
+/// A blob as a descriptor.
+pub(super) fn descriptor(blob: &Blob) -> Result<Descriptor> {
+    let digest: oci_spec::image::Digest = blob
+        .digest
+        .to_string()
+        .parse()
+        .or_err(Kind::Failed, || format!("cannot describe {}", blob.digest))?;
+    Ok(Descriptor::new(
+        MediaType::from(blob.media_type.as_str()),
+        blob.size,
+        digest,
+    ))
+}
