@@ -89,14 +89,17 @@ impl Blob {
         }
     }
 
+    /// Whether it is an index or a manifest.
+    pub(crate) fn is_document(&self) -> bool {
+        media::is_index(&self.media_type) || media::is_manifest(&self.media_type)
+    }
+
     /// Whether two descriptors can both be true of one content: the same digest
     /// and size, and both or none of them a document. Media types of layers may
     /// differ, because Docker and OCI have different words for the same thing.
     pub(crate) fn agrees(&self, other: &Blob) -> bool {
-        let is_document =
-            |blob: &Blob| media::is_index(&blob.media_type) || media::is_manifest(&blob.media_type);
         self.digest == other.digest
             && self.size == other.size
-            && is_document(self) == is_document(other)
+            && self.is_document() == other.is_document()
     }
 }

@@ -1,6 +1,6 @@
 //! Reading a cluster image.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
 
@@ -270,55 +270,57 @@ fn container_image(
 }
 
 /// The blobs are exactly what the root leads to, so that a host can serve the
-/// image; an index may lack whole manifests, but not all of them.
-pub(super) fn check_closed(store: &Store, reference: &Reference, blobs: &[Blob]) -> Result<()> {
+/// image. An index may lack whole manifests, but not all of them.
+fn check_closed(store: &Store, reference: &Reference, blobs: &[Blob]) -> Result<()> {
     let listed: HashMap<Digest, &Blob> = blobs.iter().map(|blob| (blob.digest, blob)).collect();
-    let Some(root) = blobs.first() else {
-        return Err(wrong(format!("the container image `{reference}` is empty")));
-    };
+    let what = format!("the container image `{reference}`");
     if listed.len() != blobs.len() {
-        return Err(wrong(format!(
-            "the container image `{reference}` lists a blob twice"
-        )));
+        return Err(wrong(format!("{what} lists a blob twice")));
     }
-    let mut needed = BTreeSet::from([root.digest]);
-    let mut open = vec![(root.clone(), 0)];
-    while let Some((blob, depth)) = open.pop() {
-        let is_index = media::is_index(&blob.media_type);
-        if depth > MAX_DEPTH || (depth == 0 && !is_index && !media::is_manifest(&blob.media_type)) {
+    let mut open: Vec<_> = blobs
+        .first()
+        .map(|root| (root.clone(), 0))
+        .into_iter()
+        .collect();
+    let mut needed: HashSet<_> = open.iter().map(|(root, _)| root.digest).collect();
+    let mut opened = needed.clone();
+    while let Some((document, depth)) = open.pop() {
+        if depth > MAX_DEPTH || !document.is_document() {
+            let found = &document.media_type;
             return Err(wrong(format!(
-                "the container image `{reference}` has a `{}` where a manifest is expected",
-                blob.media_type
+                "{what} has a `{found}` where a manifest is expected"
             )));
         }
-        let (here, left_out): (Vec<_>, Vec<_>) = store
-            .children(&blob)?
-            .into_iter()
-            .partition(|child| listed.contains_key(&child.digest));
-        if let Some(missing) = left_out.first().filter(|_| !is_index || here.is_empty()) {
-            return Err(wrong(format!(
-                "the container image `{reference}` lacks the {} {}",
-                missing.media_type, missing.digest
-            )));
+        let children = store.children(&document)?;
+        let is_here = |child: &&Blob| listed.contains_key(&child.digest);
+        let here: Vec<_> = children.documents.iter().filter(is_here).collect();
+        let nothing_here = here
+            .is_empty()
+            .then(|| children.documents.first())
+            .flatten();
+        let lacking = children.contents.iter().find(|child| !is_here(child));
+        if let Some(missing) = lacking.or(nothing_here) {
+            let (missing, digest) = (&missing.media_type, missing.digest);
+            return Err(wrong(format!("{what} lacks the {missing} {digest}")));
         }
-        for child in here {
+        for child in children.contents.iter().chain(here.iter().copied()) {
             if listed
                 .get(&child.digest)
-                .is_some_and(|listed| !listed.agrees(&child))
+                .is_some_and(|listed| !listed.agrees(child))
             {
                 return Err(wrong(format!(
-                    "the container image `{reference}` describes {} in two ways",
+                    "{what} describes {} in two ways",
                     child.digest
                 )));
             }
-            if needed.insert(child.digest) {
-                open.push((child, depth + 1));
-            }
+            needed.insert(child.digest);
         }
+        let unopened = here.into_iter().filter(|child| opened.insert(child.digest));
+        open.extend(unopened.map(|child| (child.clone(), depth + 1)));
     }
     match blobs.iter().find(|blob| !needed.contains(&blob.digest)) {
         Some(extra) => Err(wrong(format!(
-            "the container image `{reference}` carries {}, which nothing in it refers to",
+            "{what} carries {}, which nothing in it refers to",
             extra.digest
         ))),
         None => Ok(()),

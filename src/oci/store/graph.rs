@@ -11,9 +11,6 @@ use crate::oci::{Blob, media};
 /// An index in an index in an index is refused.
 const MAX_DEPTH: usize = 4;
 
-/// More blobs than any image has.
-const MAX_BLOBS: usize = 100_000;
-
 /// The blobs that belong to a root.
 #[derive(Debug, Default)]
 pub(crate) struct Reachable {
@@ -24,53 +21,79 @@ pub(crate) struct Reachable {
     pub(crate) missing: Vec<Blob>,
 }
 
+/// What a document lists.
+#[derive(Debug, Default)]
+pub(crate) struct Children {
+    /// Indexes and manifests, which lead further.
+    pub(crate) documents: Vec<Blob>,
+    /// Configurations and layers. A layer may itself be a document that travels
+    /// as content; it leads nowhere.
+    pub(crate) contents: Vec<Blob>,
+}
+
 impl Store {
-    /// Follows indexes and manifests from `root`. Layers, also those that carry
-    /// other documents, are not looked into. Fails when a document is damaged.
+    /// Follows indexes and manifests from `root`. Fails when one is damaged.
     pub(crate) fn reachable(&self, root: &Blob) -> Result<Reachable> {
-        let mut walk = Walk {
-            store: self,
-            seen: HashMap::new(),
-            reachable: Reachable::default(),
-        };
-        walk.visit(root, 0)?;
+        let mut walk = Walk::new(self);
+        walk.document(root, 0)?;
         Ok(walk.reachable)
     }
 
     /// The digests of all blobs that any name leads to.
     pub(super) fn referenced(&self) -> Result<HashSet<Digest>> {
-        let mut walk = Walk {
-            store: self,
-            seen: HashMap::new(),
-            reachable: Reachable::default(),
-        };
+        let mut walk = Walk::new(self);
         for (_, descriptor) in self.read_index()?.entries() {
-            walk.visit(&document::blob(descriptor)?, 0)?;
+            walk.document(&document::blob(descriptor)?, 0)?;
         }
         Ok(walk.seen.into_keys().collect())
+    }
+
+    /// What an index or a manifest lists; nothing for other content.
+    pub(crate) fn children(&self, blob: &Blob) -> Result<Children> {
+        let what = format!("the {} {}", blob.media_type, blob.digest);
+        let read = || self.read_verified(blob, MAX_DOCUMENT);
+        if media::is_index(&blob.media_type) {
+            let index = document::parse_index(&read()?, &what)?;
+            let listed = index.manifests().iter().map(document::blob);
+            let (documents, contents) = listed
+                .collect::<Result<Vec<_>>>()?
+                .into_iter()
+                .partition(Blob::is_document);
+            Ok(Children {
+                documents,
+                contents,
+            })
+        } else if media::is_manifest(&blob.media_type) {
+            let manifest = document::parse_manifest(&read()?, &what)?;
+            let listed = std::iter::once(manifest.config()).chain(manifest.layers());
+            Ok(Children {
+                documents: Vec::new(),
+                contents: listed.map(document::blob).collect::<Result<_>>()?,
+            })
+        } else {
+            Ok(Children::default())
+        }
     }
 }
 
 struct Walk<'a> {
     store: &'a Store,
     seen: HashMap<Digest, Blob>,
+    opened: HashSet<Digest>,
     reachable: Reachable,
 }
 
-impl Walk<'_> {
-    fn visit(&mut self, blob: &Blob, depth: usize) -> Result<()> {
-        if let Some(earlier) = self.seen.get(&blob.digest) {
-            if earlier.agrees(blob) {
-                return Ok(());
-            }
-            return Err(Error::new(
-                Kind::Integrity,
-                format!(
-                    "{} is described in two ways: as `{}` with {} bytes, and as `{}` with {} bytes",
-                    blob.digest, earlier.media_type, earlier.size, blob.media_type, blob.size
-                ),
-            ));
+impl<'a> Walk<'a> {
+    fn new(store: &'a Store) -> Self {
+        Walk {
+            store,
+            seen: HashMap::new(),
+            opened: HashSet::new(),
+            reachable: Reachable::default(),
         }
+    }
+
+    fn document(&mut self, blob: &Blob, depth: usize) -> Result<()> {
         if depth > MAX_DEPTH {
             return Err(Error::new(
                 Kind::Integrity,
@@ -80,41 +103,49 @@ impl Walk<'_> {
                 ),
             ));
         }
-        if self.seen.len() >= MAX_BLOBS {
+        if !self.opened.insert(blob.digest) {
+            return self.see(blob).map(|_| ());
+        }
+        let is_new = self.see(blob)?;
+        if !self.store.contains(blob) {
+            if is_new {
+                self.reachable.missing.push(blob.clone());
+            }
+            return Ok(());
+        }
+        let children = self.store.children(blob)?;
+        for content in &children.contents {
+            if self.see(content)? {
+                match self.store.contains(content) {
+                    true => self.reachable.present.push(content.clone()),
+                    false => self.reachable.missing.push(content.clone()),
+                }
+            }
+        }
+        for child in &children.documents {
+            self.document(child, depth + 1)?;
+        }
+        if is_new {
+            self.reachable.present.push(blob.clone());
+        }
+        Ok(())
+    }
+
+    /// Whether the blob was not seen before.
+    fn see(&mut self, blob: &Blob) -> Result<bool> {
+        if let Some(earlier) = self.seen.get(&blob.digest) {
+            if earlier.agrees(blob) {
+                return Ok(false);
+            }
             return Err(Error::new(
                 Kind::Integrity,
-                format!("there are more than {MAX_BLOBS} blobs in one image"),
+                format!(
+                    "{} is described in two ways: as `{}` with {} bytes, and as `{}` with {} bytes",
+                    blob.digest, earlier.media_type, earlier.size, blob.media_type, blob.size
+                ),
             ));
         }
         self.seen.insert(blob.digest, blob.clone());
-        if !self.store.contains(blob) {
-            self.reachable.missing.push(blob.clone());
-            return Ok(());
-        }
-        for child in self.store.children(blob)? {
-            self.visit(&child, depth + 1)?;
-        }
-        self.reachable.present.push(blob.clone());
-        Ok(())
-    }
-}
-
-impl Store {
-    /// What an index or a manifest lists; nothing for other content.
-    pub(crate) fn children(&self, blob: &Blob) -> Result<Vec<Blob>> {
-        let what = format!("the {} {}", blob.media_type, blob.digest);
-        if media::is_index(&blob.media_type) {
-            let index = document::parse_index(&self.read_verified(blob, MAX_DOCUMENT)?, &what)?;
-            index.manifests().iter().map(document::blob).collect()
-        } else if media::is_manifest(&blob.media_type) {
-            let manifest =
-                document::parse_manifest(&self.read_verified(blob, MAX_DOCUMENT)?, &what)?;
-            std::iter::once(manifest.config())
-                .chain(manifest.layers())
-                .map(document::blob)
-                .collect()
-        } else {
-            Ok(Vec::new())
-        }
+        Ok(true)
     }
 }
