@@ -5,6 +5,11 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::process::{Command as Process, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Kind, Result, ResultExt};
 
@@ -19,6 +24,7 @@ pub struct Command {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     input: Option<Vec<u8>>,
+    cancel: Option<CancellationToken>,
 }
 
 /// What a program said.
@@ -40,6 +46,7 @@ impl Command {
             arguments: Vec::new(),
             environment: Vec::new(),
             input: None,
+            cancel: None,
         }
     }
 
@@ -69,6 +76,13 @@ impl Command {
     /// Gives it standard input.
     pub fn input(mut self, input: impl Into<Vec<u8>>) -> Self {
         self.input = Some(input.into());
+        self
+    }
+
+    /// Ends it with SIGTERM once the token is cancelled; running it then fails with
+    /// [`Kind::Interrupted`].
+    pub fn cancel(mut self, token: CancellationToken) -> Self {
+        self.cancel = Some(token);
         self
     }
 
@@ -125,6 +139,12 @@ impl Command {
                     scope.spawn(move || stdin.write_all(input));
                 }
                 let stderr = scope.spawn(|| keep(stderr));
+                // Dropped, it ends the watch.
+                let (_ended, watched) = std::sync::mpsc::channel::<()>();
+                if let Some(cancel) = &self.cancel {
+                    let child = Pid::from_child(&child);
+                    scope.spawn(move || end_when_cancelled(child, cancel, &watched));
+                }
                 (keep(stdout), stderr.join().unwrap_or_default())
             });
             Ok(Output {
@@ -133,9 +153,20 @@ impl Command {
                 stderr,
             })
         };
-        attempt().or_err(Kind::System, || {
+        let output = attempt().or_err(Kind::System, || {
             format!("cannot run `{}`", self.program.to_string_lossy())
-        })
+        })?;
+        let cancelled = self
+            .cancel
+            .as_ref()
+            .is_some_and(CancellationToken::is_cancelled);
+        if cancelled && output.code != Some(0) {
+            return Err(Error::new(
+                Kind::Interrupted,
+                format!("interrupted while `{}` ran", self.program.to_string_lossy()),
+            ));
+        }
+        Ok(output)
     }
 
     /// The command line as a person would type it, for messages.
@@ -145,6 +176,18 @@ impl Command {
             .map(|word| word.to_string_lossy())
             .collect::<Vec<_>>()
             .join(" ")
+    }
+}
+
+/// Sends SIGTERM to a child, which nobody has waited for yet, when `cancel` says
+/// so; returns when the other end of `ended` is gone.
+fn end_when_cancelled(child: Pid, cancel: &CancellationToken, ended: &Receiver<()>) {
+    while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(Duration::from_millis(50)) {
+        if cancel.is_cancelled() {
+            // It may have ended by itself.
+            let _ = kill_process(child, Signal::TERM);
+            return;
+        }
     }
 }
 
@@ -181,5 +224,13 @@ mod tests {
         let input = vec![b'x'; 1 << 20];
         let output = Command::new("cat").input(input.clone()).run().unwrap();
         assert_eq!(output.stdout, input);
+    }
+
+    #[test]
+    fn a_cancelled_program_is_ended_and_says_that_it_was_interrupted() {
+        let token = CancellationToken::new();
+        let command = Command::new("sleep").arg("600").cancel(token.clone());
+        token.cancel();
+        assert_eq!(command.run().unwrap_err().kind(), Kind::Interrupted);
     }
 }

@@ -195,6 +195,30 @@ impl Context {
         result
     }
 
+    /// As [`Context::step`], for work that blocks.
+    pub fn step_blocking<T>(
+        &self,
+        host: Option<&str>,
+        step: impl Into<String>,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let step = step.into();
+        let host = host.map(str::to_owned);
+        self.emit(Event::StepStarted {
+            host: host.clone(),
+            step: step.clone(),
+        });
+        let begin = std::time::Instant::now();
+        let result = work();
+        self.emit(Event::StepEnded {
+            host,
+            step,
+            ok: result.is_ok(),
+            seconds: begin.elapsed().as_secs_f64(),
+        });
+        result
+    }
+
     /// Runs `work` as a phase of the command.
     pub async fn phase<T>(&self, phase: &str, work: impl Future<Output = T>) -> T {
         self.emit(Event::PhaseStarted {

@@ -25,6 +25,7 @@ pub mod error;
 pub mod event;
 pub mod file;
 pub mod kube;
+pub mod lab;
 pub mod node;
 pub mod oci;
 pub mod remote;

@@ -8,6 +8,7 @@
 
 mod agent;
 mod completion;
+mod lab;
 mod node_service;
 mod shell;
 
@@ -41,6 +42,7 @@ enum Command {
     Completion(completion::Args),
     #[command(hide = true)]
     NodeService(node_service::Args),
+    Lab(lab::Args),
 }
 
 /// Parses the process's arguments, runs the command and reports how it ended.
@@ -61,5 +63,6 @@ fn run(command: Command, shell: &Shell) -> Result<()> {
         Command::Agent(args) => args.run(),
         Command::Completion(args) => args.run(shell),
         Command::NodeService(args) => args.run(shell),
+        Command::Lab(args) => args.run(shell),
     }
 }

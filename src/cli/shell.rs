@@ -5,6 +5,8 @@ use std::io::Write;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event::{Context, Event, Sink};
@@ -83,13 +85,24 @@ impl Shell {
         self.result(&text)
     }
 
-    /// Runs async work to its end.
+    /// Runs async work to its end. Ctrl-C and SIGTERM cancel its context, and the
+    /// work stops at the next consistent point.
     pub fn block_on<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .or_err(Kind::System, || "cannot start the async runtime")?
-            .block_on(work)
+            .block_on(async {
+                let terminate = signal(SignalKind::terminate())
+                    .or_err(Kind::System, || "cannot listen for signals")?;
+                tokio::spawn(cancel_on_signal(self.context.cancel.clone(), terminate));
+                work.await
+            })
+    }
+
+    /// As [`Shell::block_on`], for work of the library that blocks.
+    pub fn blocking<T>(&self, work: impl FnOnce(&Context) -> Result<T>) -> Result<T> {
+        self.block_on(async { tokio::task::block_in_place(|| work(&self.context)) })
     }
 
     /// Says what went wrong, on standard error.
@@ -108,6 +121,14 @@ impl Shell {
         }
         to_stderr(&text);
     }
+}
+
+async fn cancel_on_signal(cancel: CancellationToken, mut terminate: Signal) {
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+    cancel.cancel();
 }
 
 /// One line for each event.
