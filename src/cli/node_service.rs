@@ -32,6 +32,7 @@ impl Args {
         })?;
         let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref())?;
         let settings = Settings {
+            store: self.state.join("store"),
             balancer: balancer::Settings {
                 seeds: self.api_servers,
                 learned: self.state.join("balancer/servers.json"),

@@ -1,9 +1,11 @@
 //! The node service: one process on each host that stands between the host's
-//! programs and everything that could be missing. It passes connections to the
-//! Kubernetes API on to a server that answers ([`balancer`]).
+//! programs and everything that could be missing. It serves container images from
+//! the host's own store ([`registry`]) and passes connections to the Kubernetes
+//! API on to a server that answers ([`balancer`]).
 //!
-//! It listens on loopback only, on sockets that systemd holds ([`activation`]),
-//! so that a restart of the service refuses no connection.
+//! Both listen on loopback only, on sockets that systemd holds ([`activation`]),
+//! so that a restart of the service refuses no connection. What the service knows
+//! can be read from a socket that root may open ([`status`]).
 //!
 //! It changes nothing on the host but its own list of API servers, runs in one
 //! thread with little memory, and depends on neither DNS nor the container
@@ -12,12 +14,17 @@
 mod accept;
 pub mod activation;
 pub mod balancer;
+mod http;
+pub mod registry;
 mod stamp;
+pub mod status;
 mod units;
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Kind, Result, ResultExt};
@@ -27,6 +34,7 @@ pub use activation::{Environment, Notifier, Sockets};
 pub use units::{BINARY, BOOT, SERVICE, UNITS, Unit};
 
 use balancer::Balancer;
+use registry::Registry;
 
 /// How often systemd is told that the service is alive. Well below the
 /// `WatchdogSec=` of the unit.
@@ -35,6 +43,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Where the service finds its files.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The host's store.
+    pub store: PathBuf,
     /// What the balancer reads and writes.
     pub balancer: balancer::Settings,
 }
@@ -47,13 +57,45 @@ pub async fn run(
     sockets: Sockets,
     notifier: &Notifier,
 ) -> Result<()> {
+    let registry = Arc::new(Registry::new(settings.store, ctx.clone()));
     let tasks = TaskTracker::new();
+    for listener in sockets.registry {
+        let listener =
+            TcpListener::from_std(listener).or_err(Kind::System, || "cannot serve the registry")?;
+        let registry = registry.clone();
+        let handler = move |request| {
+            let registry = registry.clone();
+            async move { registry.answer(request).await }
+        };
+        tasks.spawn(http::serve(
+            listener,
+            registry::LIMITS,
+            handler,
+            ctx.cancel.clone(),
+        ));
+    }
     let balancer = Balancer::start(ctx, settings.balancer);
     for listener in sockets.balancer {
         let listener =
             TcpListener::from_std(listener).or_err(Kind::System, || "cannot serve the balancer")?;
         let balancer = balancer.clone();
         tasks.spawn(async move { balancer.serve(listener).await });
+    }
+    let view = status::View { registry, balancer };
+    for listener in sockets.status {
+        let listener =
+            UnixListener::from_std(listener).or_err(Kind::System, || "cannot serve the status")?;
+        let view = view.clone();
+        let handler = move |request| {
+            let view = view.clone();
+            async move { view.answer(request).await }
+        };
+        tasks.spawn(http::serve(
+            listener,
+            status::LIMITS,
+            handler,
+            ctx.cancel.clone(),
+        ));
     }
     tasks.close();
     notifier.ready();
