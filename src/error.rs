@@ -70,6 +70,7 @@ struct Inner {
     snippet: Option<Snippet>,
     hints: Vec<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
+    others: Vec<Error>,
 }
 
 /// A place in a text that the user wrote, for errors that point into it.
@@ -112,6 +113,7 @@ impl Error {
                 snippet: None,
                 hints: Vec::new(),
                 source: None,
+                others: Vec::new(),
             }),
         }
     }
@@ -140,6 +142,12 @@ impl Error {
         self
     }
 
+    /// Adds another failure of the same work, for work that finds several at once.
+    pub fn and(mut self, other: Error) -> Self {
+        self.inner.others.push(other);
+        self
+    }
+
     /// The kind.
     pub fn kind(&self) -> Kind {
         self.inner.kind
@@ -163,6 +171,11 @@ impl Error {
     /// The remedies.
     pub fn hints(&self) -> &[String] {
         &self.inner.hints
+    }
+
+    /// The failures that were found together with this one.
+    pub fn others(&self) -> &[Error] {
+        &self.inner.others
     }
 
     /// The causes, nearest first.

@@ -1,4 +1,14 @@
 //! What the user wrote: the Kubefile and the Clusterfile, parsed with positions,
 //! with defaults, validated. Nothing outside the text is looked at.
 
+pub mod certificate;
+pub mod cluster;
+pub mod clusterfile;
 pub mod kubefile;
+pub mod name;
+pub mod network;
+mod text;
+
+pub use cluster::Cluster;
+pub use clusterfile::Clusterfile;
+pub use text::Invalid;
