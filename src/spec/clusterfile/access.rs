@@ -101,7 +101,7 @@ pub(super) fn default_privilege(user: &UserName) -> Privilege {
 /// The fields that hosts and jump hosts have in common.
 struct Fields<'a> {
     user: &'a Option<At<UserName>>,
-    port: &'a Option<At<u16>>,
+    port: &'a Option<At<shape::Port>>,
     identity_files: &'a Option<At<Vec<At<String>>>>,
     passphrase: (&'a Option<At<String>>, &'a Option<At<EnvironmentName>>),
     agent: &'a Option<At<bool>>,
@@ -198,7 +198,7 @@ impl Reader<'_> {
         } = under.clone();
         Login {
             user: given(fields.user).unwrap_or(user),
-            port: self.port(fields.port).unwrap_or(port),
+            port: given(fields.port).map_or(port, |port| port.0),
             identities: self
                 .paths(fields.identity_files)
                 .map_or(identities, Identities::Named),
@@ -215,18 +215,6 @@ impl Reader<'_> {
                     .paths(fields.known_hosts)
                     .map_or(host_key, HostKey::KnownHosts),
             },
-        }
-    }
-
-    fn port(&self, port: &Option<At<u16>>) -> Option<u16> {
-        let port = port.as_ref()?;
-        match port.get()? {
-            0 => {
-                self.problems
-                    .say(&port.span, "0 is not a port: a number from 1 to 65535");
-                None
-            }
-            number => Some(*number),
         }
     }
 

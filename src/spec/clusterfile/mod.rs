@@ -7,6 +7,8 @@
 //! `problem` and becomes one error that points to every place.
 
 mod access;
+mod addresses;
+mod arguments;
 mod chasi;
 mod decode;
 mod draft;
@@ -19,6 +21,7 @@ mod tests;
 
 use std::path::Path;
 
+pub use arguments::Arguments;
 pub use problem::Warning;
 
 use self::access::{Places, Reader};

@@ -14,7 +14,6 @@ const KEPT: usize = 20;
 pub(super) struct Problem {
     message: String,
     span: Range<usize>,
-    label: String,
     hints: Vec<String>,
 }
 
@@ -24,15 +23,8 @@ impl Problem {
         Problem {
             message: message.into(),
             span,
-            label: String::new(),
             hints: Vec::new(),
         }
-    }
-
-    /// What to say beside the marked part.
-    pub(super) fn label(mut self, label: impl Into<String>) -> Self {
-        self.label = label.into();
-        self
     }
 
     /// A remedy.
@@ -55,6 +47,7 @@ pub struct Warning {
 pub(super) struct Problems<'a> {
     path: &'a str,
     text: &'a str,
+    kind: Kind,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<(Range<usize>, String)>>,
 }
@@ -64,9 +57,16 @@ impl<'a> Problems<'a> {
         Problems {
             path,
             text,
+            kind: Kind::Input,
             problems: RefCell::default(),
             warnings: RefCell::default(),
         }
+    }
+
+    /// The kind of the errors, when they are not about a file.
+    pub(super) fn of_kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
     }
 
     pub(super) fn text(&self) -> &'a str {
@@ -100,33 +100,76 @@ impl<'a> Problems<'a> {
     pub(super) fn finish(self) -> Result<Vec<Warning>, Error> {
         let mut problems = self.problems.into_inner();
         problems.sort_by_key(|problem| problem.span.start);
-        let (path, text) = (self.path, self.text);
-        let mut errors = problems
-            .into_iter()
-            .map(|problem| into_error(path, text, problem));
+        let shown = without_secrets(self.text);
+        let mut errors = problems.into_iter().map(|problem| {
+            let error = Error::new(self.kind, problem.message).at(Snippet {
+                path: self.path.to_owned(),
+                text: shown.clone(),
+                span: problem.span,
+                label: String::new(),
+            });
+            problem.hints.into_iter().fold(error, Error::hint)
+        });
         if let Some(first) = errors.next() {
             return Err(errors.fold(first, Error::and));
         }
         let mut warnings = self.warnings.into_inner();
         warnings.sort_by_key(|(span, _)| span.start);
+        let line = |span: &Range<usize>| {
+            let before = self.text.get(..span.start).unwrap_or(self.text);
+            before.matches('\n').count() + 1
+        };
         Ok(warnings
             .into_iter()
             .map(|(span, message)| Warning {
-                line: text.get(..span.start).unwrap_or(text).matches('\n').count() + 1,
+                line: line(&span),
                 message,
             })
             .collect())
     }
 }
 
-fn into_error(path: &str, text: &str, problem: Problem) -> Error {
-    let error = Error::new(Kind::Input, problem.message).at(Snippet {
-        path: path.to_owned(),
-        text: text.to_owned(),
-        span: problem.span,
-        label: problem.label,
-    });
-    problem.hints.into_iter().fold(error, Error::hint)
+/// The keys whose values are secrets: sealer's, and what people try.
+const SECRET_KEYS: [&str; 4] = ["passwd:", "password:", "passphrase:", "token:"];
+
+/// The text with `*` for what may be a secret, so that the line of an error can
+/// be shown. Works on lines because the text may be no YAML at all; keeps every
+/// byte offset.
+fn without_secrets(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    // The indentation of a key whose secret goes on in the lines below.
+    let mut below: Option<usize> = None;
+    for line in text.split_inclusive('\n') {
+        let indentation = line.len() - line.trim_start().len();
+        if below.is_some_and(|of| indentation > of || line.trim().is_empty()) {
+            hide(line, &mut shown);
+            continue;
+        }
+        below = None;
+        let lower = line.to_ascii_lowercase();
+        let end = SECRET_KEYS
+            .iter()
+            .filter_map(|key| Some(lower.find(key)? + key.len()))
+            .min();
+        match end {
+            Some(end) => {
+                shown.push_str(&line[..end]);
+                hide(&line[end..], &mut shown);
+                below = Some(indentation);
+            }
+            None => shown.push_str(line),
+        }
+    }
+    shown
+}
+
+fn hide(text: &str, shown: &mut String) {
+    for character in text.chars() {
+        match character {
+            ' ' | '\n' | '\r' => shown.push(character),
+            other => shown.extend(std::iter::repeat_n('*', other.len_utf8())),
+        }
+    }
 }
 
 /// The known name that `name` was probably meant to be.

@@ -97,7 +97,7 @@ pub(super) struct Ssh {
     /// The user to log in as. Default: `root`.
     pub user: Option<At<UserName>>,
     /// The port of the SSH server. Default: 22.
-    pub port: Option<At<u16>>,
+    pub port: Option<At<Port>>,
     /// Private keys to log in with; `~/` is your home, other relative paths start
     /// at the Clusterfile. Default: those of `id_ed25519`, `id_ecdsa` and `id_rsa`
     /// in `~/.ssh` that exist.
@@ -144,7 +144,7 @@ pub(super) struct Jump {
     /// The user to log in as. Default: the user of the hosts.
     pub user: Option<At<UserName>>,
     /// The port of its SSH server. Default: 22.
-    pub port: Option<At<u16>>,
+    pub port: Option<At<Port>>,
     /// Private keys to log in with. Default: those of the hosts.
     pub identity_files: Option<At<Vec<At<String>>>>,
     /// A file with the passphrase of the private keys.
@@ -280,6 +280,50 @@ pub(super) struct Registry {
     /// Whether a container image that the cluster image does not have may be
     /// pulled from where its reference says. Default: false.
     pub fall_through: Option<At<bool>>,
+}
+
+/// A TCP port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Port(pub u16);
+
+impl<'de> Deserialize<'de> for Port {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PortVisitor;
+
+        impl Visitor<'_> for PortVisitor {
+            type Value = Port;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a port from 1 to 65535")
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Port, E> {
+                match u16::try_from(number) {
+                    Ok(port) if port > 0 => Ok(Port(port)),
+                    _ => Err(de::Error::invalid_value(
+                        de::Unexpected::Unsigned(number),
+                        &self,
+                    )),
+                }
+            }
+        }
+
+        deserializer.deserialize_u16(PortVisitor)
+    }
+}
+
+impl JsonSchema for Port {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Port".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "integer", "minimum": 1, "maximum": 65535 })
+    }
 }
 
 /// An IP address.

@@ -152,3 +152,93 @@ spec:
 ";
     insta::assert_snapshot!(complaints(text));
 }
+
+#[test]
+fn arguments_ask_for_a_cluster_as_sealer_has_it() {
+    let cluster = Clusterfile::from_arguments(&Arguments {
+        image: "chasi/demo:1.34.4",
+        masters: "10.0.0.1,10.0.0.2-10.0.0.3",
+        nodes: "w.example.com, fd00::1",
+        user: Some("admin"),
+        port: Some(2222),
+        ..Arguments::default()
+    });
+    // The pod network is IPv4, and one node has no such address.
+    let error = cluster.unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage);
+    assert_eq!(
+        error.message(),
+        "host `node-fd00-0-0-0-0-0-0-1` has no IPv4 node IP, but the pod network is IPv4"
+    );
+    let snippet = error.snippet().unwrap();
+    assert_eq!(&snippet.text[snippet.span.clone()], " fd00::1");
+
+    let file = Clusterfile::from_arguments(&Arguments {
+        image: "chasi/demo:1.34.4",
+        masters: "10.0.0.1,10.0.0.2-10.0.0.3",
+        nodes: "w.example.com",
+        user: Some("admin"),
+        port: Some(2222),
+        ..Arguments::default()
+    })
+    .unwrap();
+    let names: Vec<_> = file
+        .cluster
+        .hosts
+        .iter()
+        .map(|host| host.name.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "node-10-0-0-1",
+            "node-10-0-0-2",
+            "node-10-0-0-3",
+            "w.example.com"
+        ]
+    );
+    assert!(!file.cluster.settings.set_hostname);
+    let login = &file.cluster.hosts.get("w.example.com").unwrap().ssh.login;
+    assert_eq!((login.user.as_str(), login.port), ("admin", 2222));
+}
+
+#[test]
+fn wrong_arguments_are_pointed_to() {
+    let complaint = |masters, nodes| {
+        let error = Clusterfile::from_arguments(&Arguments {
+            image: "demo",
+            masters,
+            nodes,
+            ..Arguments::default()
+        })
+        .unwrap_err();
+        let snippet = error.snippet().unwrap();
+        let marked = snippet.text[snippet.span.clone()].to_owned();
+        (error.message().to_owned(), marked)
+    };
+    let (message, marked) = complaint("10.0.0.1,10.0.0.9-10.0.0.2", "");
+    assert_eq!(message, "`10.0.0.9-10.0.0.2` is not a range of addresses");
+    assert_eq!(marked, "10.0.0.9-10.0.0.2");
+    let (message, _) = complaint("", "10.0.0.1");
+    assert_eq!(message, "no host is a control plane");
+    let (message, marked) = complaint("10.0.0.1", "10.0.0.1");
+    assert_eq!(
+        message,
+        "the name `node-10-0-0-1` belongs to host `node-10-0-0-1` already"
+    );
+    assert_eq!(marked, "10.0.0.1");
+}
+
+#[test]
+fn a_secret_is_never_in_an_error() {
+    let text = with(
+        "  ssh:\n    user: 1\n    passwd: hunter2ü\n    password: |\n      hunter2\n  envv: {}\n",
+    );
+    let error = read(&text).unwrap_err();
+    for error in std::iter::once(&error).chain(error.others()) {
+        let snippet = error.snippet().unwrap();
+        assert!(!snippet.text.contains("hunter2"), "{}", snippet.text);
+        assert_eq!(snippet.text.len(), text.len());
+        assert!(!error.message().contains("hunter2"));
+    }
+}
