@@ -71,6 +71,28 @@ fn check_count(count: usize, what: &str) -> Result<()> {
     Ok(())
 }
 
+/// What an index or a manifest says that it is, or, when it says nothing, what it
+/// must be by what it lists. `None` for other content.
+pub(super) fn media_type_of(bytes: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Shape {
+        schema_version: u32,
+        media_type: Option<String>,
+        manifests: Option<serde::de::IgnoredAny>,
+        layers: Option<serde::de::IgnoredAny>,
+    }
+    let shape: Shape = serde_json::from_slice(bytes).ok()?;
+    match shape.media_type {
+        Some(own) if media::is_index(&own) || media::is_manifest(&own) => Some(own),
+        Some(_) => None,
+        None if shape.schema_version == 1 => Some(media::DOCKER_SCHEMA_1.into()),
+        None if shape.manifests.is_some() && shape.layers.is_none() => Some(media::INDEX.into()),
+        None if shape.layers.is_some() && shape.manifests.is_none() => Some(media::MANIFEST.into()),
+        None => None,
+    }
+}
+
 /// The canonical bytes of a document.
 pub(super) fn canonical(document: &impl Serialize) -> Result<Vec<u8>> {
     let write = || {

@@ -7,10 +7,14 @@
 //! is accepted. What this room writes is deterministic: the same input gives the
 //! same bytes, whoever writes them, wherever and whenever.
 
+pub mod auth;
 mod document;
+pub mod http;
 pub mod image;
 pub mod layer;
+pub mod mirror;
 pub mod reference;
+pub mod registry;
 pub mod store;
 
 use crate::digest::Digest;

@@ -23,12 +23,16 @@ use std::fmt;
 use std::fs::File;
 use std::str::FromStr;
 
+use rayon::prelude::*;
+
 use super::layer::{Limits, Reader};
 use super::{Blob, Reference, Store};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
+use crate::event::Context;
 
 pub use build::Builder;
+pub(crate) use open::check_type;
 pub use platform::Platform;
 
 /// The label that says which distribution the image installs.
@@ -205,6 +209,21 @@ impl ClusterImage {
         let mut seen = HashSet::new();
         blobs.retain(|blob| seen.insert(blob.digest));
         blobs
+    }
+
+    /// Reads every layer to its end and checks all entries and the diff ids, as a
+    /// host will. The layers are read in parallel.
+    pub fn check_layers(&self, ctx: &Context, store: &Store, limits: &Limits) -> Result<()> {
+        let layers: HashSet<&Layer> = self
+            .rootfs
+            .iter()
+            .flat_map(|rootfs| &rootfs.layers)
+            .collect();
+        layers.into_par_iter().try_for_each(|layer| {
+            ctx.check_cancelled()?;
+            layer.read(store, limits.clone())?.finish()?;
+            Ok(())
+        })
     }
 
     /// The size of all blobs together, in bytes.

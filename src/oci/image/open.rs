@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
 
 use super::{ClusterImage, ContainerImage, Layer, Platform, Rootfs};
 use crate::digest::Digest;
@@ -17,23 +17,26 @@ impl ClusterImage {
     /// Reads and checks the cluster image whose index is `index`. All its
     /// documents must be in the store; layers need not be.
     pub fn open(store: &Store, index: &Blob) -> Result<Self> {
-        open(store, index).map_err(|cause| {
-            // The inner error names the part; this one names the image.
-            let kind = cause.kind();
-            let hints = cause.hints().to_vec();
-            hints.into_iter().fold(
-                Error::new(
-                    kind,
-                    format!("the cluster image {} cannot be used", index.digest),
-                )
-                .because(cause),
-                Error::hint,
-            )
-        })
+        open(store, index).map_err(|cause| of_image(index, cause))
     }
 }
 
-fn open(store: &Store, root: &Blob) -> Result<ClusterImage> {
+/// The inner error names the part; this one names the image.
+fn of_image(index: &Blob, cause: Error) -> Error {
+    let hints = cause.hints().to_vec();
+    let message = format!("the cluster image {} cannot be used", index.digest);
+    let error = Error::new(cause.kind(), message).because(cause);
+    hints.into_iter().fold(error, Error::hint)
+}
+
+/// Fails with a remedy unless `root` is the index of a cluster image.
+pub(crate) fn check_type(store: &Store, root: &Blob) -> Result<()> {
+    read_index(store, root)
+        .map(|_| ())
+        .map_err(|cause| of_image(root, cause))
+}
+
+fn read_index(store: &Store, root: &Blob) -> Result<ImageIndex> {
     let no_cluster_image = || {
         Error::new(
             Kind::Input,
@@ -48,6 +51,11 @@ fn open(store: &Store, root: &Blob) -> Result<ClusterImage> {
     if index.artifact_type().as_ref().map(AsRef::as_ref) != Some(media::CLUSTER) {
         return Err(no_cluster_image());
     }
+    Ok(index)
+}
+
+fn open(store: &Store, root: &Blob) -> Result<ClusterImage> {
+    let index = read_index(store, root)?;
     let mut image = ClusterImage {
         digest: root.digest,
         index: root.clone(),

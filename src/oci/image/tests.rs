@@ -103,7 +103,12 @@ fn what_was_built_is_opened() {
     assert_eq!(image.images[0].blobs.len(), 4);
     // A whole transfer is exactly what the store finds below the root.
     let reachable = store.reachable(&image.index).unwrap();
-    let mut found: Vec<_> = reachable.present.iter().map(|blob| blob.digest).collect();
+    let mut found: Vec<_> = reachable
+        .contents
+        .iter()
+        .chain(&reachable.documents)
+        .map(|blob| blob.digest)
+        .collect();
     let mut listed: Vec<_> = image.blobs().iter().map(|blob| blob.digest).collect();
     assert_eq!(listed.last(), Some(&image.digest));
     found.sort();

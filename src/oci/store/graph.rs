@@ -11,13 +11,15 @@ use crate::oci::{Blob, media};
 /// An index in an index in an index is refused.
 const MAX_DEPTH: usize = 4;
 
-/// The blobs that belong to a root.
+/// The blobs that belong to a root, each once.
 #[derive(Debug, Default)]
 pub(crate) struct Reachable {
-    /// Those in the store; every blob before those that refer to it, each once.
-    /// The root is the last.
-    pub(crate) present: Vec<Blob>,
-    /// Those not in the store, or there with another size.
+    /// Configurations and layers in the store.
+    pub(crate) contents: Vec<Blob>,
+    /// Indexes and manifests in the store, each after those that it lists; the
+    /// root is the last.
+    pub(crate) documents: Vec<Blob>,
+    /// What is not in the store, or there with another size.
     pub(crate) missing: Vec<Blob>,
 }
 
@@ -103,10 +105,10 @@ impl<'a> Walk<'a> {
                 ),
             ));
         }
-        if !self.opened.insert(blob.digest) {
-            return self.see(blob).map(|_| ());
-        }
         let is_new = self.see(blob)?;
+        if !self.opened.insert(blob.digest) {
+            return Ok(());
+        }
         if !self.store.contains(blob) {
             if is_new {
                 self.reachable.missing.push(blob.clone());
@@ -114,20 +116,18 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         let children = self.store.children(blob)?;
-        for content in &children.contents {
-            if self.see(content)? {
-                match self.store.contains(content) {
-                    true => self.reachable.present.push(content.clone()),
-                    false => self.reachable.missing.push(content.clone()),
+        for content in children.contents {
+            if self.see(&content)? {
+                match self.store.contains(&content) {
+                    true => self.reachable.contents.push(content),
+                    false => self.reachable.missing.push(content),
                 }
             }
         }
         for child in &children.documents {
             self.document(child, depth + 1)?;
         }
-        if is_new {
-            self.reachable.present.push(blob.clone());
-        }
+        self.reachable.documents.push(blob.clone());
         Ok(())
     }
 

@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
+use super::document::MAX_DOCUMENT;
 use super::{Blob, Reference};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -137,6 +138,27 @@ impl Store {
             return Err(self.damaged(&blob.digest, "does not match its digest".into()));
         }
         Ok(content)
+    }
+
+    /// The document with this digest, if the store has it: its blob and its
+    /// content, compared with the digest. `None` also for content that is not an
+    /// index or a manifest.
+    pub(crate) fn find_document(&self, digest: &Digest) -> Result<Option<(Blob, Vec<u8>)>> {
+        let size = match self.path_of(digest).symlink_metadata() {
+            Ok(metadata) if metadata.is_file() && metadata.len() <= MAX_DOCUMENT => metadata.len(),
+            _ => return Ok(None),
+        };
+        let mut blob = Blob {
+            media_type: String::new(),
+            digest: *digest,
+            size,
+        };
+        let content = self.read_verified(&blob, MAX_DOCUMENT)?;
+        let Some(media_type) = super::document::media_type_of(&content) else {
+            return Ok(None);
+        };
+        blob.media_type = media_type;
+        Ok(Some((blob, content)))
     }
 
     /// The names and what they stand for, sorted by name.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Deref;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tempfile::{NamedTempFile, TempPath};
@@ -19,12 +20,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The right to write to a store. While it lives, nothing is removed from the
 /// store: not what it wrote, not what it found there. Many can exist at once, in
-/// one process and in several.
-#[derive(Debug)]
+/// one process and in several; a clone is the same right.
+#[derive(Clone, Debug)]
 pub struct Hold {
     store: Store,
     /// Locked shared; closing the file ends the lock, also when the process dies.
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 impl Deref for Hold {
@@ -63,7 +64,7 @@ impl Store {
         }
         Ok(Hold {
             store: self.clone(),
-            _lock: lock,
+            _lock: Arc::new(lock),
         })
     }
 

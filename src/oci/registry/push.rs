@@ -1,0 +1,108 @@
+//! Pushing an image whole.
+
+use futures::{StreamExt, TryStreamExt};
+
+use super::Client;
+use super::session::{Access, Session};
+use super::transfer::Meter;
+use crate::error::{Error, Kind, Result};
+use crate::event::Context;
+use crate::oci::document::MAX_DOCUMENT;
+use crate::oci::store::Store;
+use crate::oci::{Blob, Reference, media};
+
+/// What may wait for a place at once.
+const WAITING: usize = 16;
+
+impl Client {
+    /// Pushes an image whole: first contents, then manifests, then indexes, and
+    /// the name at the end, so the registry never has a name for something
+    /// incomplete. What the registry has is not sent again.
+    pub async fn push(
+        &self,
+        ctx: &Context,
+        store: &Store,
+        root: &Blob,
+        reference: &Reference,
+    ) -> Result<()> {
+        let tag = reference.tag().ok_or_else(|| {
+            Error::new(
+                Kind::Input,
+                format!(
+                    "`{}` has no tag, so it cannot be pushed",
+                    reference.familiar()
+                ),
+            )
+            .hint("write `:tag` behind it")
+        })?;
+        let reachable = store.reachable(root)?;
+        if let Some(missing) = reachable.missing.first() {
+            return Err(Error::new(
+                Kind::Integrity,
+                format!(
+                    "cannot push `{}`: the {} {} is missing in the store",
+                    reference.familiar(),
+                    missing.media_type,
+                    missing.digest
+                ),
+            )
+            .hint("`chasi fsck` lists all damage"));
+        }
+        let session = Session::open(self, ctx, reference, Access::Push).await?;
+        let meter = Meter::new(ctx, &session.name);
+        meter.expect(reachable.contents.iter().map(|blob| blob.size).sum());
+        futures::stream::iter(&reachable.contents)
+            .map(|blob| session.upload(ctx, store, blob, &meter))
+            .buffer_unordered(WAITING)
+            .try_collect::<Vec<()>>()
+            .await?;
+        for manifest in carried_manifests(store, &reachable.contents)? {
+            session.send_document(ctx, store, &manifest, None).await?;
+        }
+        for document in &reachable.documents {
+            let is_root = document.digest == root.digest;
+            session
+                .send_document(ctx, store, document, is_root.then_some(tag))
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// The OCI manifests among the contents. The distribution project's registry
+/// takes a manifest with a layer of that type only if it has the layer also as a
+/// manifest (`registry/handlers`, `ocimanifesthandler.go`).
+fn carried_manifests(store: &Store, contents: &[Blob]) -> Result<Vec<Blob>> {
+    let mut manifests = Vec::new();
+    for blob in contents
+        .iter()
+        .filter(|blob| blob.media_type == media::MANIFEST)
+    {
+        // Their own contents travel beside them, so the registry has those by now.
+        if store
+            .children(blob)
+            .is_ok_and(|children| children.contents.iter().all(|child| store.contains(child)))
+        {
+            manifests.push(blob.clone());
+        }
+    }
+    Ok(manifests)
+}
+
+impl Session<'_> {
+    async fn send_document(
+        &self,
+        ctx: &Context,
+        store: &Store,
+        document: &Blob,
+        tag: Option<&str>,
+    ) -> Result<()> {
+        if tag.is_none() && self.has_manifest(ctx, &document.digest).await? {
+            return Ok(());
+        }
+        let content = store.read_verified(document, MAX_DOCUMENT)?;
+        let digest = document.digest.to_string();
+        self.put_manifest(ctx, tag.unwrap_or(&digest), document, content)
+            .await
+    }
+}
