@@ -1,5 +1,6 @@
 //! The requests that an agent understands.
 
+pub mod blobs;
 pub mod distro;
 
 use serde::{Deserialize, Serialize};

@@ -360,11 +360,13 @@ async fn line(process: &mut Process) -> Result<String> {
 
 /// Copies the binary.
 async fn send(context: &Context, session: &Session, binary: &Binary) -> Result<()> {
+    let stalled = || format!("copying the agent stalled for {} s", STALLED.as_secs());
     let host = &session.target().name;
     let place = place(binary);
     let script = format!(
         "set -e; umask 022; mkdir -p {ROOT}/agent; \
-         t=$(mktemp {ROOT}/agent/.chasi-XXXXXXXX); trap 'rm -f \"$t\"' EXIT; \
+         t=$(mktemp {ROOT}/agent/.chasi-XXXXXXXX); \
+         trap 'rm -f \"$t\"; rmdir {ROOT}/agent {ROOT} 2>/dev/null || :' EXIT; \
          cat > \"$t\"; echo \"{hex}  $t\" | sha256sum -c --status || {{ echo the copy is not whole >&2; exit 1; }}; \
          chmod 755 \"$t\"; sync \"$t\"; mv -f \"$t\" {place}; sync {ROOT}/agent",
         hex = binary.digest.hex(),
@@ -386,8 +388,9 @@ async fn send(context: &Context, session: &Session, binary: &Binary) -> Result<(
             if count == 0 {
                 break;
             }
+            let written = timeout(STALLED, process.write_all(&buffer[..count])).await;
             // When the host stops reading it says why on standard error.
-            if let Ok(Err(_)) = timeout(STALLED, process.write_all(&buffer[..count])).await {
+            if written.or_err(Kind::Unreachable, stalled)?.is_err() {
                 break;
             }
             done += count as u64;
@@ -400,9 +403,7 @@ async fn send(context: &Context, session: &Session, binary: &Binary) -> Result<(
         }
         let output = timeout(STALLED, process.finish(&[]))
             .await
-            .or_err(Kind::Unreachable, || {
-                format!("copying the agent stalled for {} s", STALLED.as_secs())
-            })??;
+            .or_err(Kind::Unreachable, stalled)??;
         output.success("copying the agent to the host")
     };
     context

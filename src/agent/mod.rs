@@ -39,6 +39,7 @@ mod host_lock;
 mod install;
 mod link;
 mod server;
+mod transfer;
 pub mod wire;
 
 use std::time::Duration;
@@ -50,6 +51,7 @@ pub use host_lock::{Holder, HostLock};
 pub use install::{InstallOptions, connect};
 pub use link::{Receiver, Sender};
 pub use server::{Router, Scope, Server};
+pub use transfer::{Sent, send_blobs};
 
 /// Where chasi keeps everything on a host.
 pub const ROOT: &str = "/var/lib/chasi";

@@ -15,6 +15,7 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::{Session, Target};
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -54,7 +55,7 @@ pub struct Output {
 pub struct Process {
     stdout: mpsc::Receiver<Bytes>,
     chunk: Bytes,
-    stdin: Pin<Box<dyn AsyncWrite + Send>>,
+    stdin: Stdin,
     status: Status,
     _close: CloseOnDrop,
     /// Keeps the connection open while the command runs.
@@ -63,15 +64,21 @@ pub struct Process {
 
 /// Closes the channel, so that a command whose [`Process`] is dropped sees the end
 /// of its input and nobody at the end of its output.
-struct CloseOnDrop(Option<ChannelWriteHalf<russh::client::Msg>>);
+struct CloseOnDrop {
+    channel: Option<ChannelWriteHalf<russh::client::Msg>>,
+    /// Stops [`pump`]: the host's answer to a close no longer reaches it.
+    closed: CancellationToken,
+}
 
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         // Without a runtime the connection is going down as well.
-        if let (Some(channel), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current())
+        if let (Some(channel), Ok(runtime)) =
+            (self.channel.take(), tokio::runtime::Handle::try_current())
         {
             runtime.spawn(async move { channel.close().await });
         }
+        self.closed.cancel();
     }
 }
 
@@ -119,13 +126,31 @@ impl Session {
         let (stdout_sender, stdout) = mpsc::channel(16);
         let stderr = Arc::new(Mutex::new(Vec::new()));
         let (progress, changed) = watch::channel(Progress::default());
-        tokio::spawn(pump(read, stdout_sender, stderr.clone(), progress));
+        let closed = CancellationToken::new();
+        let sorting = pump(
+            read,
+            stdout_sender,
+            stderr.clone(),
+            progress,
+            closed.clone(),
+        );
+        tokio::spawn(sorting);
+        let status = Status { stderr, changed };
         Ok(Process {
             stdout,
             chunk: Bytes::new(),
-            stdin: Box::pin(write.make_writer()),
-            status: Status { stderr, changed },
-            _close: CloseOnDrop(Some(write)),
+            stdin: Stdin {
+                writer: Box::pin(write.make_writer()),
+                ended: Some(Box::pin({
+                    let status = status.clone();
+                    async move { _ = status.exit().await }
+                })),
+            },
+            status,
+            _close: CloseOnDrop {
+                channel: Some(write),
+                closed,
+            },
             _session: self.clone(),
         })
     }
@@ -150,21 +175,21 @@ impl Session {
 
 impl Process {
     /// Gives it `input`, reads all that it says, and waits for its end.
-    pub async fn finish(mut self, input: &[u8]) -> Result<Output> {
-        let mut stdin = std::mem::replace(&mut self.stdin, Box::pin(tokio::io::sink()));
-        let write = async move {
+    pub async fn finish(self, input: &[u8]) -> Result<Output> {
+        let status = self.status();
+        let (mut reader, mut writer) = tokio::io::split(self);
+        let write = async {
             // A command that does not read its input is not an error.
-            let _ = stdin.write_all(input).await;
-            let _ = stdin.shutdown().await;
+            let _ = writer.write_all(input).await;
+            let _ = writer.shutdown().await;
         };
-        let status = self.status.clone();
         let read = async {
             let mut stdout = Vec::new();
-            (&mut self)
+            let count = (&mut reader)
                 .take(STDOUT_LIMIT + 1)
                 .read_to_end(&mut stdout)
-                .await
-                .map(|_| stdout)
+                .await;
+            count.map(|_| stdout)
         };
         let (stdout, ()) = tokio::join!(read, write);
         let stdout = stdout.or_err(Kind::Unreachable, || "cannot read what the command says")?;
@@ -174,8 +199,11 @@ impl Process {
                 "the command said more than 16 MiB",
             ));
         }
+        // Before the channel is closed: a host that is hung up on does not tell.
+        let exit = status.exit().await;
+        drop(reader.unsplit(writer));
         Ok(Output {
-            exit: status.exit().await,
+            exit,
             stdout,
             stderr: status.stderr(),
         })
@@ -294,16 +322,17 @@ async fn pump(
     stdout: mpsc::Sender<Bytes>,
     stderr: Arc<Mutex<Vec<u8>>>,
     progress: watch::Sender<Progress>,
+    closed: CancellationToken,
 ) {
     let mut exit = None;
     // Dropped at end of file, which is what the reader sees as the end.
     let mut stdout = Some(stdout);
-    while let Some(message) = channel.wait().await {
+    while let Some(Some(message)) = closed.run_until_cancelled(channel.wait()).await {
         match message {
             ChannelMsg::Data { data } => {
                 if let Some(sender) = &stdout {
                     // A reader that has gone does not want the rest.
-                    let _ = sender.send(data).await;
+                    let _ = closed.run_until_cancelled(sender.send(data)).await;
                 }
             }
             ChannelMsg::ExtendedData { data, .. } => {
@@ -370,14 +399,44 @@ impl AsyncWrite for Process {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.stdin.as_mut().poll_write(cx, bytes)
+        self.stdin
+            .poll(cx, |writer, cx| writer.poll_write(cx, bytes))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        self.stdin.as_mut().poll_flush(cx)
+        self.stdin.poll(cx, |writer, cx| writer.poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        self.stdin.as_mut().poll_shutdown(cx)
+        self.stdin.poll(cx, |writer, cx| writer.poll_shutdown(cx))
+    }
+}
+
+/// A command's standard input. The channel's own writer would wait for ever for a
+/// command that has ended.
+struct Stdin {
+    writer: Pin<Box<dyn AsyncWrite + Send>>,
+    /// Ready when the command has ended; `None` afterwards.
+    ended: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Stdin {
+    fn poll<T>(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        work: impl FnOnce(
+            Pin<&mut (dyn AsyncWrite + Send)>,
+            &mut TaskContext<'_>,
+        ) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if let Some(ended) = &mut self.ended
+            && ended.as_mut().poll(cx).is_ready()
+        {
+            self.ended = None;
+        }
+        match self.ended {
+            Some(_) => work(self.writer.as_mut(), cx),
+            None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
     }
 }

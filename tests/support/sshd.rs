@@ -1,5 +1,8 @@
-//! A real OpenSSH server on a loopback port, with keys of its own, that runs
-//! commands as the user of the test.
+//! A real OpenSSH server on a loopback port, with keys of its own. It runs in a
+//! mount namespace, so the user of the test must be root. `scripts/test` installs
+//! what this needs: openssh-server and sudo.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,6 +23,12 @@ impl Sshd {
 
     /// With lines added to its configuration.
     pub fn start_with(lines: &[&str]) -> Sshd {
+        Sshd::start_in("true", lines)
+    }
+
+    /// In a mount namespace of its own, after a shell script has changed what is
+    /// mounted there. `$DIR` is a directory that the script may use.
+    pub fn start_in(setup: &str, lines: &[&str]) -> Sshd {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name).display().to_string();
         for (kind, name) in [
@@ -35,8 +44,6 @@ impl Sshd {
             .map(|name| std::fs::read_to_string(path(name)).unwrap())
             .concat();
         std::fs::write(path("authorized_keys"), keys).unwrap();
-        // sshd wants it, and a machine that never ran it lacks it.
-        std::fs::create_dir_all("/run/sshd").unwrap();
         // A port that was free a moment ago may be taken when sshd wants it.
         for _ in 0..20 {
             let port = std::net::TcpListener::bind("127.0.0.1:0")
@@ -53,16 +60,22 @@ impl Sshd {
                 path("authorized_keys"),
             );
             for line in lines {
-                config.push_str(line);
+                config.push_str(&line.replace("$DIR", &path("")));
                 config.push('\n');
             }
             std::fs::write(path("config"), config).unwrap();
-            let mut child = Command::new("/usr/sbin/sshd")
-                .args(["-D", "-e", "-f", &path("config")])
+            let script = format!(
+                "mount --make-rprivate / && mount -t tmpfs tmpfs /run && mkdir /run/sshd && {{ {setup}; }} \
+                 && exec /usr/sbin/sshd -D -e -f {}",
+                path("config")
+            );
+            let mut child = Command::new("unshare")
+                .args(["-m", "sh", "-c", &script])
+                .env("DIR", directory.path())
                 .stdin(Stdio::null())
                 .stderr(std::fs::File::create(path("log")).unwrap())
                 .spawn()
-                .expect("tests need /usr/sbin/sshd, which scripts/test installs");
+                .unwrap();
             if listens(&mut child, port) {
                 return Sshd {
                     directory,

@@ -1,5 +1,6 @@
 //! The agent's answers: a function for each request, by subject.
 
+mod blobs;
 mod distro;
 mod session;
 
@@ -10,6 +11,9 @@ use crate::error::{Error, Kind, Result};
 pub fn router() -> Router {
     Router::new()
         .on(session::take_lock)
+        .on(blobs::missing)
+        .on(blobs::put)
+        .on(blobs::get)
         .on(distro::distro_state)
         .on(distro::make_pki)
         .on(distro::read_authorities)

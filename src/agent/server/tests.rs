@@ -10,9 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::agent::calls::TakeLock;
+use crate::agent::calls::blobs::{BlobsMissing, GetBlob, PutBlobs};
 use crate::agent::client::Client;
 use crate::agent::handlers;
 use crate::event::{Event, Sink};
+use crate::oci::{Blob, Store};
 
 macro_rules! call {
     ($name:ident, $text:literal, $effect:ident) => {
@@ -491,4 +493,76 @@ async fn a_hostile_agent_is_an_error() {
         );
         assert_eq!(error.host(), Some("n1"));
     }
+}
+
+/// Puts blobs of which the sender gives only `data`.
+async fn put(agent: &Agent, blobs: &[Blob], data: &'static [u8]) -> (Result<()>, Store) {
+    let (client, _) = agent.connect().await;
+    client
+        .call(TakeLock {
+            patience: 60,
+            ..lock()
+        })
+        .await
+        .unwrap();
+    let request = PutBlobs {
+        blobs: blobs.to_vec(),
+    };
+    let result = client
+        .upload(request, |mut sender| async move {
+            sender.send(Bytes::from_static(data)).await?;
+            sender.finish().await
+        })
+        .await;
+    client.bye().await.unwrap();
+    (result, Store::open(&agent.path().join("store")).unwrap())
+}
+
+#[tokio::test]
+async fn blobs_that_are_not_what_they_claim_are_refused_and_whole_ones_kept() {
+    let one = Blob::of("text/plain", b"one");
+    let two = Blob::of("text/plain", b"two!");
+    let cases: [(&[u8], bool); 5] = [
+        (b"onetwo!", true),
+        (b"onetwo?", false),
+        (b"onetwo", false),
+        (b"one", false),
+        (b"onetwo!and more", true),
+    ];
+    for (number, (data, second)) in cases.into_iter().enumerate() {
+        let agent = Agent::new();
+        let (result, store) = put(&agent, &[one.clone(), two.clone()], data).await;
+        assert!(store.contains(&one));
+        assert_eq!(store.contains(&two), second);
+        match result {
+            Ok(()) => assert_eq!(number, 0),
+            Err(error) => assert_eq!(error.kind(), Kind::Integrity, "{error:?}"),
+        }
+        let incoming = std::fs::read_dir(store.root().join(".chasi/incoming")).unwrap();
+        assert_eq!(incoming.count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn asking_for_blobs_makes_no_store() {
+    let agent = Agent::new();
+    let (client, _) = agent.connect().await;
+    let blobs = vec![Blob::of("text/plain", b"one")];
+    assert_eq!(
+        client
+            .call(BlobsMissing {
+                blobs: blobs.clone()
+            })
+            .await
+            .unwrap(),
+        blobs
+    );
+    assert!(!agent.path().join("store").exists());
+    let error = client
+        .call(GetBlob {
+            blob: blobs[0].clone(),
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
 }
