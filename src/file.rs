@@ -1,13 +1,20 @@
 //! The one way to write a file that must survive a power cut: a temporary file in
 //! the same directory, written whole, synced, renamed over the name, and the
 //! directory synced. A reader sees the old content or the new, never a part.
+//!
+//! A [`Batch`] does the same for many names and syncs each directory once.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Kind, Result, ResultExt};
+
+/// The prefix of temporary names, six more characters follow. Lets a later run
+/// recognise and remove what a crash left.
+pub const TEMPORARY: &str = ".chasi-";
 
 /// Writes `content` to `path` durably, with the given permission bits (such as
 /// `0o644`). The directory must exist. On failure the old file is untouched.
@@ -21,51 +28,24 @@ pub fn replace(
     mode: u32,
     produce: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<()> {
-    let attempt = || -> io::Result<()> {
-        let directory = parent(path);
-        // The name's prefix lets a later run recognise and remove what a crash left.
-        let mut temporary = tempfile::Builder::new()
-            .prefix(".chasi-")
-            .tempfile_in(directory)?;
-        produce(temporary.as_file_mut())?;
-        temporary
-            .as_file()
-            .set_permissions(fs::Permissions::from_mode(mode))?;
-        temporary.as_file().sync_all()?;
-        temporary.persist(path).map_err(|failed| failed.error)?;
-        sync_directory(directory)
-    };
-    attempt().or_err(Kind::System, || {
-        format!("cannot write `{}`", path.display())
-    })
+    let mut batch = Batch::default();
+    batch.replace(path, mode, produce)?;
+    batch.finish()
 }
 
 /// Points the symbolic link `path` at `target` in one atomic, durable step,
 /// whether or not it exists.
 pub fn link(path: &Path, target: &Path) -> Result<()> {
-    let attempt = || -> io::Result<()> {
-        let directory = parent(path);
-        let temporary = tempfile::Builder::new()
-            .prefix(".chasi-")
-            .make_in(directory, |name| std::os::unix::fs::symlink(target, name))?;
-        temporary.persist(path).map_err(|failed| failed.error)?;
-        sync_directory(directory)
-    };
-    attempt().or_err(Kind::System, || format!("cannot link `{}`", path.display()))
+    let mut batch = Batch::default();
+    batch.link(path, target)?;
+    batch.finish()
 }
 
 /// Removes a file or a symbolic link durably. Not existing is success.
 pub fn remove(path: &Path) -> Result<()> {
-    let attempt = || -> io::Result<()> {
-        match fs::remove_file(path) {
-            Ok(()) => sync_directory(parent(path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-        }
-    };
-    attempt().or_err(Kind::System, || {
-        format!("cannot remove `{}`", path.display())
-    })
+    let mut batch = Batch::default();
+    batch.remove(path)?;
+    batch.finish()
 }
 
 /// Creates a directory and its parents, each synced into its own parent.
@@ -85,6 +65,129 @@ pub fn create_directories(path: &Path) -> Result<()> {
     create(path).or_err(Kind::System, || {
         format!("cannot create the directory `{}`", path.display())
     })
+}
+
+/// Many changes of names. Each is atomic at once, and the content of a file is
+/// synced before it gets its name; the names themselves are durable when
+/// [`Batch::finish`] has succeeded.
+#[derive(Debug, Default)]
+#[must_use = "names are durable only when the batch is finished"]
+pub struct Batch {
+    directories: BTreeSet<PathBuf>,
+}
+
+impl Batch {
+    /// As [`replace`].
+    pub fn replace(
+        &mut self,
+        path: &Path,
+        mode: u32,
+        produce: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> Result<()> {
+        let attempt = || -> io::Result<()> {
+            let mut temporary = tempfile::Builder::new()
+                .prefix(TEMPORARY)
+                .tempfile_in(parent(path))?;
+            produce(temporary.as_file_mut())?;
+            temporary
+                .as_file()
+                .set_permissions(fs::Permissions::from_mode(mode))?;
+            temporary.as_file().sync_all()?;
+            temporary.persist(path).map_err(|failed| failed.error)?;
+            Ok(())
+        };
+        attempt().or_err(Kind::System, || {
+            format!("cannot write `{}`", path.display())
+        })?;
+        self.touch(path);
+        Ok(())
+    }
+
+    /// As [`link`].
+    pub fn link(&mut self, path: &Path, target: &Path) -> Result<()> {
+        let attempt = || -> io::Result<()> {
+            let temporary = tempfile::Builder::new()
+                .prefix(TEMPORARY)
+                .make_in(parent(path), |name| {
+                    std::os::unix::fs::symlink(target, name)
+                })?;
+            temporary.persist(path).map_err(|failed| failed.error)?;
+            Ok(())
+        };
+        attempt().or_err(Kind::System, || format!("cannot link `{}`", path.display()))?;
+        self.touch(path);
+        Ok(())
+    }
+
+    /// As [`remove`].
+    pub fn remove(&mut self, path: &Path) -> Result<()> {
+        match fs::remove_file(path) {
+            Ok(()) => self.touch(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(error).or_err(Kind::System, || {
+                    format!("cannot remove `{}`", path.display())
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates one directory; its parent must exist. An existing one is left as it
+    /// is.
+    pub fn create_directory(&mut self, path: &Path, mode: u32) -> Result<()> {
+        let attempt = || match fs::create_dir(path) {
+            Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(mode)),
+            Err(_) if path.is_dir() => Ok(()),
+            Err(error) => Err(error),
+        };
+        attempt().or_err(Kind::System, || {
+            format!("cannot create the directory `{}`", path.display())
+        })?;
+        self.touch(path);
+        Ok(())
+    }
+
+    /// Removes a directory if it is empty. Not existing, and not being empty, are
+    /// success.
+    pub fn remove_empty_directory(&mut self, path: &Path) -> Result<()> {
+        match fs::remove_dir(path) {
+            Ok(()) => self.touch(path),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+                ) => {}
+            Err(error) => {
+                return Err(error).or_err(Kind::System, || {
+                    format!("cannot remove `{}`", path.display())
+                });
+            }
+        }
+        // What was removed from it is durable no longer needs to be asked of it.
+        self.directories.remove(path);
+        Ok(())
+    }
+
+    /// Lets [`Batch::finish`] sync the directory of `path`, whose entry was changed
+    /// in another way.
+    pub fn touch(&mut self, path: &Path) {
+        self.directories.insert(parent(path).to_owned());
+    }
+
+    /// Makes all changes durable.
+    pub fn finish(self) -> Result<()> {
+        for directory in &self.directories {
+            match sync_directory(directory) {
+                // Removed since, by a later change of the batch.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result.or_err(Kind::System, || {
+                    format!("cannot sync `{}`", directory.display())
+                })?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Makes the entries of a directory durable.

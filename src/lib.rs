@@ -24,6 +24,7 @@ pub mod distro;
 pub mod error;
 pub mod event;
 pub mod file;
+pub mod host;
 pub mod kube;
 pub mod lab;
 pub mod node;

@@ -1,0 +1,114 @@
+//! `originals/`: what stood at a managed path before chasi came, at the same path
+//! below it, with content, mode, owner, extended attributes and time.
+//!
+//! Invariant: outside a pending switch, there is an original at a path only while
+//! the current generation manages the path.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Timespec, Timestamps, XattrFlags};
+
+use super::found::Found;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::file;
+use crate::host::{Root, xattr};
+use crate::oci::layer::EntryPath;
+
+pub(super) fn path(root: &Root, path: &EntryPath) -> PathBuf {
+    root.state("originals").join(path)
+}
+
+/// The original at a path; [`Found::Nothing`] if there was nothing.
+pub(super) fn find(root: &Root, entry: &EntryPath) -> Result<Found> {
+    Found::at(&path(root, entry))
+}
+
+/// Keeps what stands at `place`, in place of what was kept before; if nothing
+/// stands there, nothing is kept.
+pub(super) fn save(
+    root: &Root,
+    entry: &EntryPath,
+    place: &Path,
+    batch: &mut file::Batch,
+) -> Result<()> {
+    let kept = path(root, entry);
+    if Found::at(place)? == Found::Nothing {
+        return forget(root, entry, batch);
+    }
+    let top = root.state("originals");
+    if !top.is_dir() {
+        root.allow("create", &top)?;
+        file::create_directories(&top)?;
+        // What was not for everyone's eyes must not become so.
+        fs::set_permissions(&top, fs::Permissions::from_mode(0o700))
+            .or_err(Kind::System, || {
+                format!("cannot protect `{}`", top.display())
+            })?;
+    }
+    if let Some(parent) = kept.parent() {
+        root.allow("create", parent)?;
+        file::create_directories(parent)?;
+    }
+    copy(root, place, &kept, batch)
+}
+
+/// Puts the original back in its place. It is still kept.
+pub(super) fn restore(
+    root: &Root,
+    entry: &EntryPath,
+    place: &Path,
+    batch: &mut file::Batch,
+) -> Result<()> {
+    copy(root, &path(root, entry), place, batch)
+}
+
+/// Keeps the original no longer.
+pub(super) fn forget(root: &Root, entry: &EntryPath, batch: &mut file::Batch) -> Result<()> {
+    let kept = path(root, entry);
+    if fs::symlink_metadata(&kept).is_ok() {
+        root.allow("remove", &kept)?;
+        batch.remove(&kept)?;
+    }
+    Ok(())
+}
+
+/// Copies a file or a link with everything that belongs to it.
+fn copy(root: &Root, from: &Path, to: &Path, batch: &mut file::Batch) -> Result<()> {
+    let failed = || format!("cannot copy `{}` to `{}`", from.display(), to.display());
+    let metadata = fs::symlink_metadata(from).or_err(Kind::System, failed)?;
+    root.allow("write", to)?;
+    if metadata.file_type().is_symlink() {
+        let target = fs::read_link(from).or_err(Kind::System, failed)?;
+        batch.link(to, &target)?;
+        let (uid, gid) = (Some(metadata.uid()), Some(metadata.gid()));
+        return std::os::unix::fs::lchown(to, uid, gid).or_err(Kind::System, failed);
+    }
+    if !metadata.is_file() {
+        return Err(Error::new(
+            Kind::Check,
+            format!("`{}` is not a file", from.display()),
+        ));
+    }
+    let attributes = xattr::read(from).or_err(Kind::System, failed)?;
+    batch.replace(to, metadata.mode() & 0o7777, |copy| {
+        root.pass("write on", to)?;
+        io::copy(&mut fs::File::open(from)?, copy)?;
+        std::os::unix::fs::fchown(&*copy, Some(metadata.uid()), Some(metadata.gid()))?;
+        for (name, value) in &attributes {
+            rustix::fs::fsetxattr(&*copy, name.as_str(), value, XattrFlags::empty())?;
+        }
+        let time = |seconds, nanoseconds| Timespec {
+            tv_sec: seconds,
+            tv_nsec: nanoseconds,
+        };
+        let times = Timestamps {
+            last_access: time(metadata.atime(), metadata.atime_nsec()),
+            last_modification: time(metadata.mtime(), metadata.mtime_nsec()),
+        };
+        Ok(rustix::fs::futimens(&*copy, &times)?)
+    })?;
+    Ok(())
+}
