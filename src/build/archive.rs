@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -62,14 +61,15 @@ pub struct ListedFile {
     pub xattrs: BTreeMap<String, Vec<u8>>,
 }
 
-/// What is in the archive at `path`, whose digest is `digest`. `name` is what
-/// messages call it. All its files are in the cache afterwards.
+/// What is in the archive whose digest is `digest`; `open` opens it, if it must
+/// be read. `name` is what messages call it. All its files are in the cache
+/// afterwards.
 pub fn list(
     events: &event::Context,
     cache: &Cache,
-    path: &Path,
     digest: &Digest,
     name: &str,
+    open: impl FnOnce() -> Result<File>,
 ) -> Result<Listing> {
     if let Some(listing) = cache.read_record::<Listing>("archives", digest)
         && listing.version == VERSION
@@ -80,7 +80,7 @@ pub fn list(
     {
         return Ok(listing);
     }
-    let listing = read(events, cache, path, name)?;
+    let listing = read(events, cache, open()?, name)?;
     cache.write_record("archives", digest, &listing)?;
     Ok(listing)
 }
@@ -92,14 +92,12 @@ fn is_kept(cache: &Cache, node: &ListedNode) -> bool {
     }
 }
 
-fn read(events: &event::Context, cache: &Cache, path: &Path, name: &str) -> Result<Listing> {
+fn read(events: &event::Context, cache: &Cache, mut file: File, name: &str) -> Result<Listing> {
     let not_unpacked = |error: Error| {
         error.hint(
             "`--unpack` takes tar, tar.gz and tar.zst; leave it out to keep the file as it is",
         )
     };
-    let mut file =
-        File::open(path).or_err(Kind::System, || format!("cannot read `{}`", path.display()))?;
     check_kind(&mut file, name).map_err(not_unpacked)?;
     let mut reader = Reader::new(file, format!("the archive `{name}`"), Limits::default())
         .map_err(not_unpacked)?;
@@ -170,6 +168,7 @@ fn check_kind(file: &mut File, name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::path::PathBuf;
 
     use super::*;
 
@@ -188,13 +187,9 @@ mod tests {
         fn list(&self, content: &[u8]) -> Result<Listing> {
             let path = self.directory.path().join("archive");
             std::fs::write(&path, content).unwrap();
-            list(
-                &event::Context::silent(),
-                &self.cache,
-                &path,
-                &Digest::of(content),
-                "a.tar",
-            )
+            let open = || File::open(&path).or_err(Kind::System, || "gone");
+            let events = event::Context::silent();
+            list(&events, &self.cache, &Digest::of(content), "a.tar", open)
         }
     }
 
@@ -259,20 +254,17 @@ mod tests {
     fn a_known_archive_is_not_read_unless_a_file_of_it_is_gone() {
         let fixture = Fixture::new();
         let content = archive();
-        let listed = |path: &Path| {
-            list(
-                &event::Context::silent(),
-                &fixture.cache,
-                path,
-                &Digest::of(&content),
-                "a.tar",
-            )
+        let path = fixture.directory.path().join("archive");
+        let listed = |path: PathBuf| {
+            let open = || File::open(path).or_err(Kind::System, || "gone");
+            let events = event::Context::silent();
+            list(&events, &fixture.cache, &Digest::of(&content), "a.tar", open)
         };
         fixture.list(&content).unwrap();
-        assert_eq!(listed(Path::new("/nowhere")).unwrap().entries.len(), 3);
+        assert_eq!(listed("/nowhere".into()).unwrap().entries.len(), 3);
         std::fs::remove_file(fixture.cache.file(&Digest::of("abc"))).unwrap();
-        listed(Path::new("/nowhere")).unwrap_err();
-        listed(&fixture.directory.path().join("archive")).unwrap();
+        listed("/nowhere".into()).unwrap_err();
+        listed(path).unwrap();
         assert!(fixture.cache.file(&Digest::of("abc")).exists());
     }
 

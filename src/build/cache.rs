@@ -65,9 +65,10 @@ impl Cache {
         })
     }
 
-    /// The directory.
-    pub fn root(&self) -> &Path {
-        &self.root
+    /// Where the digests of a context's files lie, by its absolute path.
+    pub fn stamps(&self, context: &Path) -> PathBuf {
+        let name = Digest::of(context.as_os_str().as_encoded_bytes()).hex();
+        self.root.join("stamps").join(format!("{name}.json"))
     }
 
     /// Where a download lies, or would lie.

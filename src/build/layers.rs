@@ -63,15 +63,15 @@ pub struct Layers<'a> {
 impl Layers<'_> {
     /// Writes pieces in parallel, those that are not in the cache. The results are
     /// in the order of the pieces.
-    pub fn write(&self, pieces: &[Piece]) -> Result<Vec<Done>> {
+    pub fn write(&self, pieces: &[&Piece]) -> Result<Vec<Done>> {
         let workers = workers(pieces.len());
         let mut order: Vec<usize> = (0..pieces.len()).collect();
         // The largest first, or one that comes last keeps one core busy alone.
-        order.sort_by_key(|index| std::cmp::Reverse(size(&pieces[*index])));
+        order.sort_by_key(|index| std::cmp::Reverse(size(pieces[*index])));
         let mut done = order
             .into_par_iter()
             .with_max_len(1)
-            .map(|index| Ok((index, self.piece(&pieces[index], workers)?)))
+            .map(|index| Ok((index, self.piece(pieces[index], workers)?)))
             .collect::<Result<Vec<_>>>()?;
         done.sort_by_key(|(index, _)| *index);
         Ok(done.into_iter().map(|(_, done)| done).collect())

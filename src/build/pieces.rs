@@ -112,7 +112,6 @@ mod tests {
             let entry = Entry {
                 meta: Meta::new(0o644),
                 node,
-                span: None,
             };
             tree.add(&path, entry).unwrap();
         }
@@ -143,7 +142,6 @@ mod tests {
         let directory = Entry {
             meta: Meta::new(0o755),
             node: Node::Directory,
-            span: None,
         };
         tree.add("opt/empty", directory).unwrap();
         let mut seen = BTreeMap::new();

@@ -7,7 +7,6 @@
 //! layer will be, and its digest is the layer's key in the cache.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::PathBuf;
 
 use super::stamps::Hashed;
@@ -34,9 +33,6 @@ pub struct Entry {
     pub meta: Meta,
     /// What it is.
     pub node: Node,
-    /// The place in the Kubefile that brought it; `None` for a directory that is
-    /// only implied.
-    pub span: Option<Range<usize>>,
 }
 
 /// What an entry is.
@@ -140,7 +136,6 @@ impl Tree {
                         Entry {
                             meta: Meta::new(0o755),
                             node: Node::Directory,
-                            span: None,
                         },
                     );
                 }
@@ -199,7 +194,6 @@ mod tests {
         Entry {
             meta: Meta::new(0o644),
             node,
-            span: Some(0..1),
         }
     }
 

@@ -7,7 +7,9 @@
 //! standard error.
 
 mod agent;
+mod build;
 mod completion;
+mod config;
 mod lab;
 mod node_service;
 mod shell;
@@ -39,6 +41,7 @@ struct Cli {
 enum Command {
     #[command(hide = true)]
     Agent(agent::Args),
+    Build(build::Args),
     Completion(completion::Args),
     #[command(hide = true)]
     NodeService(node_service::Args),
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command, shell: &Shell) -> Result<()> {
     match command {
         Command::Agent(args) => args.run(),
+        Command::Build(args) => args.run(shell),
         Command::Completion(args) => args.run(shell),
         Command::NodeService(args) => args.run(shell),
         Command::Lab(args) => args.run(shell),
