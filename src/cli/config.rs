@@ -47,7 +47,7 @@ struct Rule {
 
 /// The images' store: `$CHASI_STORE`, or below `$XDG_DATA_HOME`.
 pub fn store() -> Result<PathBuf> {
-    match absolute("CHASI_STORE") {
+    match named("CHASI_STORE") {
         Some(path) => Ok(path),
         None => Ok(xdg("XDG_DATA_HOME", ".local/share")?.join("chasi/store")),
     }
@@ -55,7 +55,7 @@ pub fn store() -> Result<PathBuf> {
 
 /// What builds keep: below `$CHASI_CACHE`, or below `$XDG_CACHE_HOME`.
 pub fn build_cache() -> Result<PathBuf> {
-    let cache = match absolute("CHASI_CACHE") {
+    let cache = match named("CHASI_CACHE") {
         Some(path) => path,
         None => xdg("XDG_CACHE_HOME", ".cache")?.join("chasi"),
     };
@@ -109,8 +109,8 @@ fn credential_files() -> Vec<PathBuf> {
 }
 
 fn read_config() -> Result<Config> {
-    let named = absolute("CHASI_CONFIG");
-    let path = match &named {
+    let given = named("CHASI_CONFIG");
+    let path = match &given {
         Some(path) => path.clone(),
         None => match xdg("XDG_CONFIG_HOME", ".config") {
             Ok(directory) => directory.join("chasi/config.yaml"),
@@ -118,7 +118,7 @@ fn read_config() -> Result<Config> {
         },
     };
     let Some(text) = read(&path)? else {
-        return match named {
+        return match given {
             Some(path) => Err(Error::new(
                 Kind::NotFound,
                 format!("there is no configuration file `{}`", path.display()),
@@ -127,23 +127,40 @@ fn read_config() -> Result<Config> {
             None => Ok(Config::default()),
         };
     };
-    if text.trim().is_empty() {
-        return Ok(Config::default());
+    parse(&path, &text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Config> {
+    let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
+    // A file of nothing but comments has no document.
+    let parsed: Result<Option<Config>, _> = serde_saphyr::from_str_with_options(text, options);
+    let mut config = parsed
+        .map_err(|cause| {
+            let error = Error::new(
+                Kind::Input,
+                format!("`{}` is not a configuration file of chasi", path.display()),
+            );
+            let error = match cause.location() {
+                Some(location) => error.at(Snippet {
+                    path: path.display().to_string(),
+                    span: line(text, location.line()),
+                    text: text.to_owned(),
+                    label: String::new(),
+                }),
+                None => error,
+            };
+            error
+                .because(cause.to_string())
+                .hint("it has `mirrors`, a list of `from` and `to`, and `registries`")
+        })?
+        .unwrap_or_default();
+    // Paths are meant from where the file is.
+    if let Some(directory) = path.parent() {
+        for trust in config.registries.values_mut() {
+            trust.ca = trust.ca.as_ref().map(|ca| directory.join(ca));
+        }
     }
-    let options = serde_saphyr::options! { with_snippet: false };
-    serde_saphyr::from_str_with_options(&text, options).map_err(|cause| {
-        let error = Error::new(Kind::Input, format!("`{}` is not a configuration file of chasi", path.display()));
-        let error = match cause.location() {
-            Some(location) => error.at(Snippet {
-                path: path.display().to_string(),
-                span: line(&text, location.line()),
-                text: text.clone(),
-                label: String::new(),
-            }),
-            None => error,
-        };
-        error.because(cause.to_string()).hint("it has `mirrors`, a list of `from` and `to`, and `registries`")
-    })
+    Ok(config)
 }
 
 /// The place of a line, counted from 1.
@@ -178,8 +195,54 @@ fn xdg(name: &str, below_home: &str) -> Result<PathBuf> {
         })
 }
 
+/// A path from one of chasi's own variables; a relative one is meant from where
+/// the command is run.
+fn named(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os(name).filter(|path| !path.is_empty())?;
+    std::path::absolute(path).ok()
+}
+
 /// A path from the environment. A relative one means nothing, by the same
 /// specification.
 fn absolute(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_understood() {
+        let text = "mirrors:\n  - from: docker.io\n    to: http://127.0.0.1:5000/hub\nregistries:\n  a.b:5000: {insecure: true}\n  c.d: {ca: company.pem}\n";
+        let config = parse(Path::new("/etc/x/config.yaml"), text).unwrap();
+        assert_eq!(config.mirrors.len(), 1);
+        assert!(config.registries["a.b:5000"].insecure);
+        let ca = config.registries["c.d"].ca.as_deref();
+        assert_eq!(ca, Some(Path::new("/etc/x/company.pem")));
+    }
+
+    #[test]
+    fn an_empty_configuration_says_nothing() {
+        for text in ["", "# nothing\n", "{}", "mirrors: []\n"] {
+            let config = parse(Path::new("c"), text).unwrap();
+            assert!(config.mirrors.is_empty() && config.registries.is_empty(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_pointed_at() {
+        for (text, cause, line) in [
+            ("mirror: []\n", "unknown field", 1),
+            ("mirrors:\n  - from: a\n    too: b\n", "unknown field", 3),
+            ("registries:\n  a.b:\n    insecure: yes\n", "invalid", 3),
+            ("mirrors: []\nmirrors: []\n", "duplicate", 2),
+        ] {
+            let error = parse(Path::new("c.yaml"), text).unwrap_err();
+            let said = error.causes().next().unwrap().to_string();
+            assert!(said.contains(cause), "{text:?}: {said}");
+            let found = error.snippet().map(|snippet| snippet.line_column().0);
+            assert_eq!(found, Some(line), "{text:?}: {said}");
+        }
+    }
 }

@@ -10,9 +10,20 @@ mod agent;
 mod build;
 mod completion;
 mod config;
+mod fsck;
+mod images;
+mod inspect;
 mod lab;
+mod load;
 mod node_service;
+mod prune;
+mod pull;
+mod push;
+mod rmi;
+mod save;
 mod shell;
+mod store;
+mod tag;
 
 use std::process::ExitCode;
 
@@ -46,6 +57,16 @@ enum Command {
     #[command(hide = true)]
     NodeService(node_service::Args),
     Lab(lab::Args),
+    Images(images::Args),
+    Inspect(inspect::Args),
+    Tag(tag::Args),
+    Rmi(rmi::Args),
+    Save(save::Args),
+    Load(load::Args),
+    Pull(pull::Args),
+    Push(push::Args),
+    Fsck(fsck::Args),
+    Prune(prune::Args),
 }
 
 /// Parses the process's arguments, runs the command and reports how it ended.
@@ -68,5 +89,15 @@ fn run(command: Command, shell: &Shell) -> Result<()> {
         Command::Completion(args) => args.run(shell),
         Command::NodeService(args) => args.run(shell),
         Command::Lab(args) => args.run(shell),
+        Command::Images(args) => args.run(shell),
+        Command::Inspect(args) => args.run(shell),
+        Command::Tag(args) => args.run(shell),
+        Command::Rmi(args) => args.run(shell),
+        Command::Save(args) => args.run(shell),
+        Command::Load(args) => args.run(shell),
+        Command::Pull(args) => args.run(shell),
+        Command::Push(args) => args.run(shell),
+        Command::Fsck(args) => args.run(shell),
+        Command::Prune(args) => args.run(shell),
     }
 }
