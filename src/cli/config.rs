@@ -166,7 +166,11 @@ fn parse(path: &Path, text: &str) -> Result<Config> {
 /// The place of a line, counted from 1.
 fn line(text: &str, number: u64) -> std::ops::Range<usize> {
     let number = usize::try_from(number).unwrap_or(1).max(1);
-    let start: usize = text.split_inclusive('\n').take(number - 1).map(str::len).sum();
+    let start: usize = text
+        .split_inclusive('\n')
+        .take(number - 1)
+        .map(str::len)
+        .sum();
     let length = text[start..].lines().next().unwrap_or_default().len();
     start..start + length
 }
@@ -182,7 +186,9 @@ fn read(path: &Path) -> Result<Option<String>> {
             .map(|_| Some(text))
             .or_err(Kind::Input, || format!("cannot read `{}`", path.display())),
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(cause) => Err(cause).or_err(Kind::System, || format!("cannot read `{}`", path.display())),
+        Err(cause) => {
+            Err(cause).or_err(Kind::System, || format!("cannot read `{}`", path.display()))
+        }
     }
 }
 
@@ -191,7 +197,8 @@ fn xdg(name: &str, below_home: &str) -> Result<PathBuf> {
     absolute(name)
         .or_else(|| Some(absolute("HOME")?.join(below_home)))
         .ok_or_else(|| {
-            Error::new(Kind::Usage, "no directory for the user's files is known").hint("set the environment variable `HOME`")
+            Error::new(Kind::Usage, "no directory for the user's files is known")
+                .hint("set the environment variable `HOME`")
         })
 }
 
@@ -205,7 +212,9 @@ fn named(name: &str) -> Option<PathBuf> {
 /// A path from the environment. A relative one means nothing, by the same
 /// specification.
 fn absolute(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+    std::env::var_os(name)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
 }
 
 #[cfg(test)]
@@ -226,7 +235,10 @@ mod tests {
     fn an_empty_configuration_says_nothing() {
         for text in ["", "# nothing\n", "{}", "mirrors: []\n"] {
             let config = parse(Path::new("c"), text).unwrap();
-            assert!(config.mirrors.is_empty() && config.registries.is_empty(), "{text:?}");
+            assert!(
+                config.mirrors.is_empty() && config.registries.is_empty(),
+                "{text:?}"
+            );
         }
     }
 
