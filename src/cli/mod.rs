@@ -7,29 +7,22 @@
 //! standard error.
 
 mod agent;
-mod build;
 mod completion;
-mod config;
-mod fsck;
-mod images;
-mod inspect;
 mod lab;
-mod load;
+mod message;
 mod node_service;
-mod prune;
-mod pull;
-mod push;
-mod rmi;
-mod save;
+mod reporter;
+mod schema;
 mod shell;
-mod store;
-mod tag;
+mod signals;
+mod table;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 pub use shell::{Format, Shell};
+pub use table::Table;
 
 use crate::error::Result;
 
@@ -52,27 +45,24 @@ struct Cli {
 enum Command {
     #[command(hide = true)]
     Agent(agent::Args),
-    Build(build::Args),
     Completion(completion::Args),
     #[command(hide = true)]
     NodeService(node_service::Args),
     Lab(lab::Args),
-    Images(images::Args),
-    Inspect(inspect::Args),
-    Tag(tag::Args),
-    Rmi(rmi::Args),
-    Save(save::Args),
-    Load(load::Args),
-    Pull(pull::Args),
-    Push(push::Args),
-    Fsck(fsck::Args),
-    Prune(prune::Args),
+    Schema(schema::Args),
+}
+
+impl Command {
+    /// Whether a service runs it, on a host, with nobody at a terminal.
+    fn is_service(&self) -> bool {
+        matches!(self, Command::Agent(_) | Command::NodeService(_))
+    }
 }
 
 /// Parses the process's arguments, runs the command and reports how it ended.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let shell = Shell::new(&cli.global);
+    let shell = Shell::new(&cli.global, cli.command.is_service());
     match run(cli.command, &shell) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -85,19 +75,9 @@ pub fn main() -> ExitCode {
 fn run(command: Command, shell: &Shell) -> Result<()> {
     match command {
         Command::Agent(args) => args.run(),
-        Command::Build(args) => args.run(shell),
         Command::Completion(args) => args.run(shell),
         Command::NodeService(args) => args.run(shell),
         Command::Lab(args) => args.run(shell),
-        Command::Images(args) => args.run(shell),
-        Command::Inspect(args) => args.run(shell),
-        Command::Tag(args) => args.run(shell),
-        Command::Rmi(args) => args.run(shell),
-        Command::Save(args) => args.run(shell),
-        Command::Load(args) => args.run(shell),
-        Command::Pull(args) => args.run(shell),
-        Command::Push(args) => args.run(shell),
-        Command::Fsck(args) => args.run(shell),
-        Command::Prune(args) => args.run(shell),
+        Command::Schema(args) => args.run(shell),
     }
 }

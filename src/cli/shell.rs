@@ -1,15 +1,17 @@
 //! What every command is given: where results go, how errors look, and the
 //! context of the library, fed by the reporter that suits the terminal.
 
-use std::io::Write;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
+use super::message::Style;
+use super::reporter::{Choice, Log, Phase, Reporter};
+use super::signals;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::event::{Context, Event, Sink};
+use crate::event::Context;
 
 /// Options that every command takes.
 #[derive(Args)]
@@ -23,6 +25,9 @@ pub struct Global {
         value_name = "HOW"
     )]
     progress: Progress,
+    /// Show warnings and errors only, as `--progress none`.
+    #[arg(short, long, global = true, conflicts_with = "progress")]
+    quiet: bool,
 }
 
 /// How progress is shown on standard error.
@@ -50,16 +55,33 @@ pub enum Format {
 
 /// Where results and messages go.
 pub struct Shell {
+    run: String,
+    reporter: Arc<Reporter>,
     context: Context,
 }
 
 impl Shell {
-    /// Chooses the reporter.
-    pub fn new(global: &Global) -> Self {
+    /// Chooses the reporter. A command that a service runs (`service`) shows plain
+    /// lines, which systemd puts into the journal, and keeps no log of its own.
+    pub fn new(global: &Global, service: bool) -> Self {
+        let run = run_id();
+        let style = style();
+        let choice = match global.progress {
+            _ if global.quiet => Choice::Quiet,
+            Progress::None => Choice::Quiet,
+            Progress::Json => Choice::Json,
+            Progress::Auto if style.columns.is_some() && !service => Choice::Bars,
+            Progress::Auto | Progress::Plain => Choice::Lines,
+        };
+        let log = match state_directory() {
+            Some(state) if !service => Log::new(state.join("logs"), run.clone(), first_line()),
+            _ => Log::off(),
+        };
+        let reporter = Arc::new(Reporter::new(choice, style, log));
         Shell {
-            context: Context::new(Arc::new(Lines {
-                progress: global.progress,
-            })),
+            run,
+            context: Context::new(reporter.clone()),
+            reporter,
         }
     }
 
@@ -68,13 +90,39 @@ impl Shell {
         &self.context
     }
 
-    /// Writes a result to standard output.
+    /// The name of this run, in logs and journals: the time, and what makes it
+    /// unique.
+    pub fn run_id(&self) -> &str {
+        &self.run
+    }
+
+    /// Where the full log of this run is, when there is one by now.
+    pub fn log_path(&self) -> Option<PathBuf> {
+        self.reporter.log_path()
+    }
+
+    /// How long each phase took, in order, for summaries.
+    pub fn phases(&self) -> Vec<Phase> {
+        self.reporter.phases()
+    }
+
+    /// Never lets `secret` appear in a message or in the log from now on.
+    pub fn hide(&self, secret: &str) {
+        self.reporter.hide(secret);
+    }
+
+    /// Writes a result to standard output. That nobody reads it to its end, as in
+    /// `chasi images | head -1`, is no failure.
     pub fn result(&self, text: &str) -> Result<()> {
-        let mut stdout = std::io::stdout().lock();
-        stdout
+        self.reporter.clear();
+        let mut stdout = io::stdout().lock();
+        match stdout
             .write_all(text.as_bytes())
             .and_then(|()| stdout.flush())
-            .or_err(Kind::System, || "cannot write to standard output")
+        {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other.or_err(Kind::System, || "cannot write to standard output"),
+        }
     }
 
     /// Writes a result to standard output as JSON.
@@ -85,17 +133,35 @@ impl Shell {
         self.result(&text)
     }
 
+    /// Shows text for a person on standard error, such as a plan to confirm.
+    pub fn message(&self, text: &str) {
+        self.reporter.text(text);
+    }
+
+    /// Asks a person; only `y` and `yes` are consent. Without a person it is no.
+    pub fn ask(&self, question: &str) -> bool {
+        if !io::stdin().is_terminal() {
+            return false;
+        }
+        self.reporter.clear();
+        let mut stderr = io::stderr().lock();
+        let mut answer = String::new();
+        let asked = write!(stderr, "{question} [y/N] ")
+            .and_then(|()| stderr.flush())
+            .and_then(|()| io::stdin().lock().read_line(&mut answer));
+        asked.is_ok() && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
+    }
+
     /// Runs async work to its end. Ctrl-C and SIGTERM cancel its context, and the
-    /// work stops at the next consistent point.
+    /// work stops at the next consistent point; a second one ends the process.
     pub fn block_on<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .or_err(Kind::System, || "cannot start the async runtime")?
             .block_on(async {
-                let terminate = signal(SignalKind::terminate())
-                    .or_err(Kind::System, || "cannot listen for signals")?;
-                tokio::spawn(cancel_on_signal(self.context.cancel.clone(), terminate));
+                let reporter = self.reporter.clone();
+                signals::cancel_on_signal(&self.context.cancel, move |text| reporter.text(text))?;
                 work.await
             })
     }
@@ -107,71 +173,71 @@ impl Shell {
 
     /// Says what went wrong, on standard error.
     pub fn report(&self, error: &Error) {
-        let mut text = String::from("error: ");
-        if let Some(host) = error.host() {
-            text.push_str(&format!("{host}: "));
-        }
-        text.push_str(error.message());
-        text.push('\n');
-        for cause in error.causes() {
-            text.push_str(&format!("  caused by: {cause}\n"));
-        }
-        for hint in error.hints() {
-            text.push_str(&format!("  hint: {hint}\n"));
-        }
-        to_stderr(&text);
+        self.reporter.failure(error);
     }
 }
 
-async fn cancel_on_signal(cancel: CancellationToken, mut terminate: Signal) {
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
+/// What standard error can show.
+fn style() -> Style {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
+    if !io::stderr().is_terminal() || dumb {
+        return Style::PLAIN;
     }
-    cancel.cancel();
-}
-
-/// One line for each event.
-struct Lines {
-    progress: Progress,
-}
-
-impl Sink for Lines {
-    fn event(&self, event: Event) {
-        if self.progress == Progress::Json {
-            if let Ok(mut line) = serde_json::to_string(&event) {
-                line.push('\n');
-                to_stderr(&line);
-            }
-            return;
-        }
-        let line = match &event {
-            Event::Warning { host, text } => on_host(host, &format!("warning: {text}")),
-            _ if self.progress == Progress::None => return,
-            Event::Note { host, text } => on_host(host, text),
-            Event::StepEnded {
-                host,
-                step,
-                ok,
-                seconds,
-            } => {
-                let mark = if *ok { "done" } else { "FAILED" };
-                on_host(host, &format!("{step}: {mark} ({seconds:.1} s)"))
-            }
-            _ => return,
-        };
-        to_stderr(&format!("{line}\n"));
+    let columns = rustix::termios::tcgetwinsize(io::stderr())
+        .map_or(80, |size| usize::from(size.ws_col))
+        .max(40);
+    Style {
+        colour: !set("NO_COLOR"),
+        columns: Some(columns),
     }
 }
 
-fn on_host(host: &Option<String>, text: &str) -> String {
-    match host {
-        Some(host) => format!("{host}: {text}"),
-        None => text.to_owned(),
-    }
+/// `$XDG_STATE_HOME/chasi`, where logs go.
+fn state_directory() -> Option<PathBuf> {
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    Some(state?.join("chasi"))
 }
 
-fn to_stderr(text: &str) {
-    // Nobody is left to be told that standard error is gone.
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+/// The first line of a log. Options are left out: one of them may hold what
+/// should not be there.
+fn first_line() -> String {
+    let command = std::env::args()
+        .skip(1)
+        .find(|word| !word.starts_with('-'))
+        .unwrap_or_default();
+    let directory = std::env::current_dir().unwrap_or_else(|_| Path::new("?").into());
+    format!(
+        "chasi {} {command}, in {}",
+        env!("CARGO_PKG_VERSION"),
+        directory.display()
+    )
+}
+
+/// `20261121T093000Z-3f2a`: sorts by time, and two at the same second differ.
+fn run_id() -> String {
+    let now = jiff::Timestamp::now();
+    let unique = (std::process::id() ^ now.subsec_nanosecond().unsigned_abs()) & 0xffff;
+    format!("{}-{unique:04x}", now.strftime("%Y%m%dT%H%M%SZ"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_id_sorts_by_time_and_fits_a_file_name() {
+        let id = run_id();
+        let (time, unique) = id.split_once('-').unwrap();
+        assert_eq!((time.len(), unique.len()), (16, 4));
+        assert!(
+            id.bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        );
+    }
 }

@@ -74,11 +74,7 @@ pub async fn run(
             ctx.cancel.clone(),
         ));
     }
-    let own = sockets
-        .balancer
-        .iter()
-        .filter_map(|listener| listener.local_addr().ok());
-    let balancer = Balancer::start(ctx, settings.balancer, own.collect());
+    let balancer = Balancer::start(ctx, settings.balancer);
     for listener in sockets.balancer {
         let listener =
             TcpListener::from_std(listener).or_err(Kind::System, || "cannot serve the balancer")?;

@@ -9,6 +9,10 @@ pub mod name;
 pub mod network;
 mod text;
 
-pub use cluster::Cluster;
+pub use cluster::{
+    Cluster, Effect, Environment, EnvironmentValue, FileOverride, Host, Hosts, HostsEntry,
+    Kubernetes, Network, NodeAddresses, OverrideStrategy, Registry, Roles, Settings, Ssh, Swap,
+    Taint,
+};
 pub use clusterfile::Clusterfile;
 pub use text::Invalid;

@@ -8,7 +8,5 @@
     reason = "a test that cannot go on panics, and shows what the service logged"
 )]
 
-mod api;
-mod balancer;
 mod host;
 mod registry;

@@ -109,11 +109,12 @@ impl Probe {
 
     /// Notes what was found, acts on it, and returns when to look again.
     fn record(&self, server: &Server, finding: Finding) -> Duration {
-        let (health, news) = server.record(finding);
-        let mut line = format!("balancer: {} {}", server.address, said(&health));
+        let (before, after) = server.record(finding);
+        let mut line = format!("balancer: {} {}", server.address, said(&after));
+        let changed = std::mem::discriminant(&before) != std::mem::discriminant(&after);
         // As long as no other server is better, a connection that may come back to
         // life is worth more than none.
-        let dead = health.is_dead() && self.table.has_ready_besides(server);
+        let dead = after.is_dead() && self.table.has_ready_besides(server);
         let closed = if dead && server.connections() > 0 {
             server.cut()
         } else {
@@ -122,12 +123,12 @@ impl Probe {
         if closed > 0 {
             line.push_str(&format!("; closed {closed} connections to it"));
         }
-        match health {
-            _ if !news && closed == 0 => {}
+        match after {
+            _ if !changed && closed == 0 => {}
             Health::Ready | Health::Unknown => self.ctx.note(line),
             _ => self.ctx.warn(line),
         }
-        match health {
+        match after {
             Health::Silent { unanswered, .. } if (1..PATIENCE).contains(&unanswered) => AGAIN,
             _ => jittered(INTERVAL),
         }

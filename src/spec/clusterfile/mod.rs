@@ -13,6 +13,7 @@ mod chasi;
 mod decode;
 mod draft;
 mod problem;
+mod schema;
 mod shape;
 mod tree;
 

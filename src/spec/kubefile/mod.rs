@@ -33,7 +33,6 @@ mod words;
 use std::fmt;
 use std::ops::Range;
 
-pub use answers::nearest;
 pub use evaluate::{
     Arguments, Checksum, Destination, Layer, Placing, Recipe, Section, Source, Step,
 };
