@@ -94,6 +94,27 @@ struct Record {
 
 const VERSION: u32 = 1;
 
+impl Record {
+    /// The record below `run`. One that cannot be read, or of another boot, says
+    /// nothing true.
+    fn read(run: &Path, boot: &str) -> Option<Record> {
+        let text = fs::read(run.join("machine.json")).ok()?;
+        serde_json::from_slice(&text)
+            .ok()
+            .filter(|record: &Record| record.version == VERSION && record.boot == boot)
+    }
+}
+
+/// The number that the lab in `directory` has, if it has one. Looks without a lock
+/// and leaves nothing behind.
+pub fn number(run: &Path, directory: &Path) -> Result<Option<Number>> {
+    let record = Record::read(run, &boot_id()?).unwrap_or_default();
+    let mut labs = record.labs.iter();
+    Ok(labs
+        .find(|(_, lab)| *lab == directory)
+        .map(|(number, _)| Number(*number)))
+}
+
 /// The record, locked.
 pub struct Machine {
     run: PathBuf,
@@ -122,18 +143,11 @@ impl Machine {
             }
         };
         let boot = boot_id()?;
-        let read: Option<Record> = match fs::read(run.join("machine.json")) {
-            Ok(text) => serde_json::from_slice(&text).ok(),
-            Err(_) => None,
-        };
-        // A record that cannot be read, or of another boot, says nothing true.
-        let record = read
-            .filter(|record| record.version == VERSION && record.boot == boot)
-            .unwrap_or_else(|| Record {
-                version: VERSION,
-                boot,
-                ..Record::default()
-            });
+        let record = Record::read(run, &boot).unwrap_or_else(|| Record {
+            version: VERSION,
+            boot,
+            ..Record::default()
+        });
         Ok(Machine {
             run: run.to_owned(),
             parameters: parameters.to_owned(),
@@ -178,15 +192,6 @@ impl Machine {
         Ok(number)
     }
 
-    /// The number of the lab in `directory`, if it has one.
-    pub fn number(&self, directory: &Path) -> Option<Number> {
-        self.record
-            .labs
-            .iter()
-            .find(|(_, lab)| *lab == directory)
-            .map(|(number, _)| Number(*number))
-    }
-
     /// Takes the lab's number back. When it was the last one, puts the kernel
     /// parameters back and removes the record.
     pub fn leave(mut self, directory: &Path) -> Result<()> {
@@ -202,6 +207,12 @@ impl Machine {
             .map(|(name, value)| self.set(name, value))
             .collect();
         file::remove(&self.run.join("machine.json"))?;
+        // What killed processes were about to write.
+        for entry in fs::read_dir(&self.run).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(".chasi-") {
+                file::remove(&entry.path())?;
+            }
+        }
         file::remove(&self.run.join("lock"))?;
         // The parent may be shared with others; only what is empty goes.
         if fs::remove_dir(&self.run).is_ok() {
@@ -375,6 +386,10 @@ mod tests {
             Machine::lock_with(&path.join("run"), &path.join("sys")).unwrap()
         }
 
+        fn number(&self, lab: &Path) -> Option<Number> {
+            number(&self.directory.path().join("run"), lab).unwrap()
+        }
+
         fn parameter(&self, name: &str) -> String {
             let path = self.directory.path().join("sys").join(name);
             fs::read_to_string(path).unwrap().trim().to_owned()
@@ -390,11 +405,11 @@ mod tests {
         fs::write(fixture.directory.path().join("sys/kernel/panic"), "10\n").unwrap();
         let second = fixture.machine().enter(b).unwrap();
         assert_ne!(first, second);
-        assert_eq!(fixture.machine().number(a), Some(first));
+        assert_eq!(fixture.number(a), Some(first));
 
         fixture.machine().leave(a).unwrap();
         assert_eq!(fixture.parameter("kernel/panic"), "10");
-        assert_eq!(fixture.machine().number(a), None);
+        assert_eq!(fixture.number(a), None);
         fixture.machine().leave(b).unwrap();
         assert_eq!(fixture.parameter("kernel/panic"), "1");
         assert_eq!(fixture.parameter("fs/inotify/max_user_instances"), "128");
@@ -410,9 +425,9 @@ mod tests {
         let mut record: Record = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         record.boot = "another".into();
         fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
-        assert_eq!(fixture.machine().number(a), None);
+        assert_eq!(fixture.number(a), None);
         fixture.machine().enter(b).unwrap();
-        assert!(fixture.machine().number(b).is_some());
+        assert!(fixture.number(b).is_some());
     }
 
     #[test]

@@ -21,8 +21,11 @@ pub fn up(number: Number, nics: u8) -> Result<()> {
     for nic in 0..nics {
         let bridge = number.bridge(nic);
         ip(["link", "add", &bridge, "type", "bridge"])?;
-        // Said explicitly, the bridge keeps its MTU when that of a port is lowered.
-        ip(["link", "set", &bridge, "mtu", &FULL_MTU.to_string(), "up"])?;
+        // A bridge whose MTU was changed once keeps it when that of a port is lowered;
+        // setting what it has already is not a change.
+        for mtu in [FULL_MTU - 1, FULL_MTU] {
+            ip(["link", "set", &bridge, "mtu", &mtu.to_string(), "up"])?;
+        }
         ip([
             "addr",
             "add",

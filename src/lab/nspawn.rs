@@ -60,6 +60,11 @@ pub fn start(groups: &Groups, number: Number, host: &Host, directory: &Path) -> 
     // What an earlier start left must not be mistaken for this one.
     groups.remove_host(number, &host.name)?;
     let root = directory.join("root");
+    if !root.exists() {
+        return Err(Error::new(Kind::Failed, "the host has no disk")
+            .on_host(&host.name)
+            .hint(format!("chasi lab reset {}", host.name)));
+    }
     forget_machine(number, host, &root);
     let mut line = groups.prepare(number, &host.name)?;
     line.extend(["setsid", "systemd-nspawn"].map(OsString::from));
@@ -174,17 +179,22 @@ pub fn init(supervisor: Process) -> Option<Process> {
         .find(|child| child.is_init_of_namespace())
 }
 
-/// Waits until the host's SSH server answers.
+/// Waits until the host's SSH server can be reached at `address`, or, when there is
+/// none because the link is cut, until it listens.
 pub fn wait_for_ssh(
     context: &Context,
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     supervisor: Process,
     console: &Path,
     deadline: Instant,
 ) -> Result<()> {
     loop {
         context.check_cancelled()?;
-        if ssh_answers(address) {
+        let reached = match address {
+            Some(address) => ssh_answers(address),
+            None => init(supervisor).is_some_and(ssh_listens),
+        };
+        if reached {
             return Ok(());
         }
         if !supervisor.alive() {
@@ -193,10 +203,12 @@ pub fn wait_for_ssh(
             );
         }
         if Instant::now() > deadline {
-            let message = format!("no SSH server answers at {address}");
-            return Err(Error::new(Kind::Unreachable, message)
-                .because(tail(console))
-                .hint("A busy machine may need longer: `--timeout SECONDS`."));
+            let at = address.map_or_else(String::new, |address| format!(" at {address}"));
+            return Err(
+                Error::new(Kind::Unreachable, format!("no SSH server answers{at}"))
+                    .because(tail(console))
+                    .hint("A busy machine may need longer: `--timeout SECONDS`."),
+            );
         }
         std::thread::sleep(LOOK);
     }
@@ -211,6 +223,17 @@ fn ssh_answers(address: SocketAddr) -> bool {
         Ok(&greeting == b"SSH-")
     };
     ask().unwrap_or(false)
+}
+
+/// Whether something listens on port 22 in the network namespace of a process:
+/// proc(5), `/proc/PID/net/tcp`, where 22 is `0016` and listening is `0A`.
+fn ssh_listens(init: Process) -> bool {
+    let table = fs::read_to_string(format!("/proc/{}/net/tcp", init.pid)).unwrap_or_default();
+    table.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let local = fields.next().is_some_and(|local| local.ends_with(":0016"));
+        local && fields.nth(1) == Some("0A")
+    })
 }
 
 /// Ends a host as a crash does: process 1 gets SIGKILL, and with it all others,

@@ -5,8 +5,9 @@
 //!   lab.json         this module's `State`; the last file to go
 //!   id_ed25519       private key that every host lets in (and id_ed25519.pub)
 //!   known_hosts      the hosts' keys
-//!   hosts/HOST/root  the host's disk
-//!   hosts/HOST/console.log
+//!   hosts/HOST/root  the host's disk; root.new while it is made
+//!   hosts/HOST/ssh_host_ed25519_key   its key, for a fresh disk
+//!   hosts/HOST/console.log            what its process 1 said
 //! ```
 //! The directory itself is the lock: who changes a lab holds flock on it.
 //! `lab.json` is written before what it describes is made, so that `down` can
@@ -204,7 +205,10 @@ pub struct State {
     pub nics: u8,
     /// The process that the lab is for; when it is gone, the lab is stale.
     pub owner: Option<Process>,
-    /// Whether `up` came to its end.
+    /// The process that makes or removes the lab just now, or did so last.
+    #[serde(default)]
+    pub maker: Option<Process>,
+    /// Whether `up` came to its end, and `down` has not begun.
     pub complete: bool,
     /// The hosts, by index.
     pub hosts: Vec<Host>,
@@ -220,6 +224,7 @@ impl State {
             number,
             nics,
             owner: None,
+            maker: Process::with_id(std::process::id()),
             complete: false,
             hosts: Vec::new(),
         }

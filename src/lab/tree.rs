@@ -40,6 +40,9 @@ const USERS: &[(&str, u32, &str)] = &[
     ("ops", 1001, "home/ops"),
 ];
 
+/// How the names of trees begin that are being made.
+const UNFINISHED: &str = ".unfinished-";
+
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,openssh-server,iproute2,sudo";
 
 /// Units that do something by themselves, at times that a test does not choose,
@@ -90,11 +93,7 @@ fn recipe() -> Vec<String> {
 /// Makes sure that the tree is there and says where.
 pub fn prepare(context: &Context, cache: &Path, mirror: Option<&str>) -> Result<PathBuf> {
     let mut ingredients = recipe();
-    ingredients.extend([
-        CGROUPS_UNIT.into(),
-        MASKED.concat(),
-        mirror.unwrap_or_default().into(),
-    ]);
+    ingredients.extend([CGROUPS_UNIT.into(), MASKED.concat()]);
     // Raised by whoever changes `finish`.
     ingredients.push("1".into());
     let key = Digest::of(ingredients.join("\0")).short();
@@ -108,8 +107,14 @@ pub fn prepare(context: &Context, cache: &Path, mirror: Option<&str>) -> Result<
     if tree.exists() {
         return Ok(tree);
     }
-    let unfinished = cache.join(".unfinished");
-    remove(&unfinished)?;
+    // Each attempt has a directory of its own: a killed one's mmdebstrap may still be
+    // cleaning up in another.
+    let unfinished = cache.join(format!("{UNFINISHED}{}", std::process::id()));
+    for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            let _ = remove(&entry.path());
+        }
+    }
     let made = context.step_blocking(None, "make the hosts' root tree", || {
         debootstrap(context, &unfinished, mirror)?;
         finish(&unfinished).or_err(Kind::System, || "cannot complete the root tree")
@@ -140,7 +145,7 @@ fn lock(context: &Context, cache: &Path) -> Result<File> {
 }
 
 fn debootstrap(context: &Context, target: &Path, mirror: Option<&str>) -> Result<()> {
-    Command::new("mmdebstrap")
+    mortal("TERM", "mmdebstrap")
         .args(recipe())
         .arg("bookworm")
         .arg(target)
@@ -186,19 +191,23 @@ fn finish(tree: &Path) -> std::io::Result<()> {
     fs::set_permissions(tree, fs::Permissions::from_mode(0o755))
 }
 
-/// Copies the tree for a host. What stood there is replaced.
-pub fn copy(tree: &Path, root: &Path) -> Result<()> {
-    remove(root)?;
-    Command::new("cp")
+/// Makes a host's disk, `root` in the host's directory, anew from the tree. An old
+/// one is replaced once the new one is whole.
+pub fn make_disk(tree: &Path, directory: &Path, identity: &Identity<'_>) -> Result<()> {
+    let (root, fresh) = (directory.join("root"), directory.join("root.new"));
+    remove(&fresh)?;
+    mortal("KILL", "cp")
         .args([
             "--archive",
             "--reflink=auto",
             "--sparse=auto",
             "--no-target-directory",
         ])
-        .args([tree, root])
-        .run()
-        .map(drop)
+        .args([tree, fresh.as_path()])
+        .run()?;
+    identity.write(&fresh)?;
+    remove(&root)?;
+    fs::rename(&fresh, &root).or_err(Kind::System, || format!("cannot make `{}`", root.display()))
 }
 
 /// What makes a copy of the tree one certain host.
@@ -215,7 +224,7 @@ pub struct Identity<'a> {
 
 impl Identity<'_> {
     /// Writes it into the host's tree.
-    pub fn write(&self, root: &Path) -> Result<()> {
+    fn write(&self, root: &Path) -> Result<()> {
         let machine_id = u128::from_be_bytes(random()?);
         self.write_files(root, &format!("{machine_id:032x}\n"))
             .or_err(Kind::System, || {
@@ -301,6 +310,12 @@ impl Identity<'_> {
         );
         unit
     }
+}
+
+/// A program that gets a signal when this process is killed, so that it does not go
+/// on in a directory that somebody else has begun to remove.
+fn mortal(signal: &str, program: &str) -> Command {
+    Command::new("setpriv").args(["--pdeathsig", signal, "--", program])
 }
 
 /// Removes a tree. Not existing is fine.
