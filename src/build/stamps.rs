@@ -12,12 +12,13 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rayon::prelude::*;
 
+use super::cache::Cache;
 use super::context::{Context, Stamp};
 use crate::digest::{Digest, Hashing};
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -38,7 +39,7 @@ const BUFFER: usize = 256 << 10;
 /// The remembered digests of one context.
 #[derive(Debug)]
 pub struct Stamps {
-    path: Option<PathBuf>,
+    path: PathBuf,
     known: HashMap<String, (Stamp, Digest)>,
     fresh: Mutex<HashMap<String, (Stamp, Digest)>>,
 }
@@ -58,25 +59,19 @@ pub struct Hashed {
 struct Line(String, u64, u64, u64, i128, i128, Digest);
 
 impl Stamps {
-    /// Remembers nothing, now and later.
-    pub fn none() -> Self {
-        Stamps {
-            path: None,
-            known: HashMap::new(),
-            fresh: Mutex::default(),
-        }
-    }
-
-    /// What is remembered of the context at `root`, an absolute path.
-    pub fn load(cache: &Path, root: &Path) -> Self {
-        let name = Digest::of(root.as_os_str().as_encoded_bytes()).hex();
-        let path = cache.join("stamps").join(format!("{name}.json"));
+    /// What is remembered of a context.
+    pub fn load(cache: &Cache, context: &Context) -> Result<Self> {
+        let root = context
+            .root()
+            .canonicalize()
+            .or_err(Kind::System, || format!("cannot find `{}`", context.root().display()))?;
+        let path = cache.stamps(&root);
         let text = std::fs::read_to_string(&path).unwrap_or_default();
-        Stamps {
-            path: Some(path),
+        Ok(Stamps {
+            path,
             known: parse(&text).unwrap_or_default(),
             fresh: Mutex::default(),
-        }
+        })
     }
 
     /// The digests of files, in their order, hashed in parallel.
@@ -120,44 +115,35 @@ impl Stamps {
     }
 
     /// Keeps what was learnt for the next build.
-    pub fn save(self) -> Result<()> {
-        let Some(path) = self.path else { return Ok(()) };
-        let fresh = self.fresh.into_inner().unwrap_or_default();
+    pub fn save(&self) -> Result<()> {
+        let Ok(fresh) = self.fresh.lock() else { return Ok(()) };
         if fresh
             .iter()
             .all(|(name, value)| self.known.get(name) == Some(value))
         {
             return Ok(());
         }
-        let mut all = fresh;
         // Another Kubefile with the same context may use the others.
-        for (name, value) in self.known {
-            if all.len() < LIMIT {
-                all.entry(name).or_insert(value);
-            }
-        }
-        let mut names: Vec<_> = all.into_iter().collect();
-        names.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let others = self.known.iter().filter(|(name, _)| !fresh.contains_key(*name));
+        let mut names: Vec<_> = fresh.iter().chain(others).take(LIMIT).collect();
+        names.sort_by_key(|(name, _)| *name);
         let mut text = format!("{HEADER}\n");
         for (name, (stamp, digest)) in names {
             let line = Line(
-                name,
+                name.clone(),
                 stamp.device,
                 stamp.inode,
                 stamp.size,
                 stamp.modified,
                 stamp.changed,
-                digest,
+                *digest,
             );
             let line =
                 serde_json::to_string(&line).or_err(Kind::Failed, || "cannot write the cache")?;
             text.push_str(&line);
             text.push('\n');
         }
-        if let Some(directory) = path.parent() {
-            file::create_directories(directory)?;
-        }
-        file::write(&path, text.as_bytes(), 0o600)
+        file::write(&self.path, text.as_bytes(), 0o600)
     }
 }
 
@@ -249,7 +235,8 @@ mod tests {
         }
 
         fn load(&self) -> Stamps {
-            Stamps::load(self.cache.path(), self.tree.path())
+            let context = Context::open(self.tree.path(), &[]).unwrap();
+            Stamps::load(&Cache::open(self.cache.path()).unwrap(), &context).unwrap()
         }
     }
 
@@ -306,7 +293,7 @@ mod tests {
         stamps.save().unwrap();
         let stamps = fixture.load();
         assert_eq!(stamps.known["a\n\""], (stamp, Digest::of("x")));
-        let path = stamps.path.unwrap();
+        let path = stamps.path;
         for text in [
             "",
             "chasi stamps 2\n",

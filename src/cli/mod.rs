@@ -7,15 +7,28 @@
 //! standard error.
 
 mod agent;
+mod build;
 mod completion;
+mod config;
+mod fsck;
+mod images;
+mod inspect;
 mod lab;
+mod load;
 mod message;
 mod node_service;
+mod prune;
+mod pull;
+mod push;
 mod reporter;
+mod rmi;
+mod save;
 mod schema;
 mod shell;
 mod signals;
+mod store;
 mod table;
+mod tag;
 
 use std::process::ExitCode;
 
@@ -45,10 +58,21 @@ struct Cli {
 enum Command {
     #[command(hide = true)]
     Agent(agent::Args),
+    Build(build::Args),
     Completion(completion::Args),
     #[command(hide = true)]
     NodeService(node_service::Args),
     Lab(lab::Args),
+    Images(images::Args),
+    Inspect(inspect::Args),
+    Tag(tag::Args),
+    Rmi(rmi::Args),
+    Save(save::Args),
+    Load(load::Args),
+    Pull(pull::Args),
+    Push(push::Args),
+    Fsck(fsck::Args),
+    Prune(prune::Args),
     Schema(schema::Args),
 }
 
@@ -75,9 +99,20 @@ pub fn main() -> ExitCode {
 fn run(command: Command, shell: &Shell) -> Result<()> {
     match command {
         Command::Agent(args) => args.run(),
+        Command::Build(args) => args.run(shell),
         Command::Completion(args) => args.run(shell),
         Command::NodeService(args) => args.run(shell),
         Command::Lab(args) => args.run(shell),
+        Command::Images(args) => args.run(shell),
+        Command::Inspect(args) => args.run(shell),
+        Command::Tag(args) => args.run(shell),
+        Command::Rmi(args) => args.run(shell),
+        Command::Save(args) => args.run(shell),
+        Command::Load(args) => args.run(shell),
+        Command::Pull(args) => args.run(shell),
+        Command::Push(args) => args.run(shell),
+        Command::Fsck(args) => args.run(shell),
+        Command::Prune(args) => args.run(shell),
         Command::Schema(args) => args.run(shell),
     }
 }

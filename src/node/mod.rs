@@ -74,7 +74,11 @@ pub async fn run(
             ctx.cancel.clone(),
         ));
     }
-    let balancer = Balancer::start(ctx, settings.balancer);
+    let own = sockets
+        .balancer
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok());
+    let balancer = Balancer::start(ctx, settings.balancer, own.collect());
     for listener in sockets.balancer {
         let listener =
             TcpListener::from_std(listener).or_err(Kind::System, || "cannot serve the balancer")?;

@@ -98,7 +98,7 @@ impl Transport {
     }
 
     /// The client for a URL's host.
-    pub(super) fn client(&self, url: &Url) -> Result<reqwest::Client> {
+    pub fn client(&self, url: &Url) -> Result<reqwest::Client> {
         let host = authority(url);
         let key = format!("{}://{host}", url.scheme());
         let cannot = || format!("cannot prepare a connection to `{host}`");
@@ -224,12 +224,13 @@ pub(super) fn is_loopback(host: &str) -> bool {
 }
 
 /// Counts attempts and pauses between them.
-pub(super) struct Attempts {
+pub struct Attempts {
     failed: u32,
 }
 
 impl Attempts {
-    pub(super) fn new() -> Self {
+    /// None has failed yet.
+    pub fn new() -> Self {
         Attempts { failed: 0 }
     }
 
@@ -239,7 +240,7 @@ impl Attempts {
     }
 
     /// Pauses before the next attempt, or returns the failure when there is none.
-    pub(super) async fn pause(&mut self, ctx: &Context, failure: Failure) -> Result<()> {
+    pub async fn pause(&mut self, ctx: &Context, failure: Failure) -> Result<()> {
         let Failure::Passing { error, after } = failure else {
             return Err(failure.into_error());
         };
@@ -260,7 +261,7 @@ impl Attempts {
 }
 
 /// Why an attempt failed.
-pub(super) enum Failure {
+pub enum Failure {
     /// Trying again may help.
     Passing {
         /// What to say when it does not.
@@ -287,7 +288,7 @@ impl From<Error> for Failure {
 }
 
 /// A request that got no answer.
-pub(super) fn no_answer(url: &Url, cause: reqwest::Error) -> Failure {
+pub fn no_answer(url: &Url, cause: reqwest::Error) -> Failure {
     let host = authority(url);
     // Which of these it is, the chain of causes says; the URL is left out of it.
     let is_final = cause.is_builder() || cause.is_redirect() || is_certificate(&cause);

@@ -7,6 +7,7 @@
 //! is accepted. What this room writes is deterministic: the same input gives the
 //! same bytes, whoever writes them, wherever and whenever.
 
+pub mod archive;
 pub mod auth;
 mod document;
 pub mod http;

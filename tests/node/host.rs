@@ -43,9 +43,24 @@ impl Node {
         self.registry.local_addr().unwrap()
     }
 
+    /// Where the balancer listens.
+    pub fn balancer(&self) -> SocketAddr {
+        self.balancer.local_addr().unwrap()
+    }
+
     /// A file of the host.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// Writes the list of API servers that the host's configuration has.
+    pub fn seed(&self, local: Option<SocketAddr>, servers: &[SocketAddr]) {
+        let seeds = chasi::node::balancer::Seeds {
+            local,
+            servers: servers.to_vec(),
+        };
+        let content = seeds.content();
+        chasi::file::write(&self.path("api-servers.json"), content.as_bytes(), 0o644).unwrap();
     }
 
     /// Starts the service and waits until it says that it is ready.
@@ -138,6 +153,18 @@ impl Node {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         serde_json::from_str(body).unwrap()
+    }
+
+    /// How much memory the service holds, in bytes.
+    pub fn resident(&self) -> usize {
+        let id = self.service.as_ref().unwrap().id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
+        let kilobytes: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kilobytes * 1024
     }
 }
 

@@ -8,5 +8,7 @@
     reason = "a test that cannot go on panics, and shows what the service logged"
 )]
 
+mod api;
+mod balancer;
 mod host;
 mod registry;

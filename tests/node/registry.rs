@@ -510,8 +510,18 @@ fn requests_that_are_too_large_or_no_requests_get_an_error_and_cost_nothing() {
         format!("GET /v2/ HTTP/1.1\r\nx: {long}"),
         format!("GET /v2/ HTTP/1.1{many}"),
     ] {
-        let status = ask(&node, &request).status;
-        assert!(matches!(status, 400 | 414 | 431), "{status}");
+        let mut stream = TcpStream::connect(node.registry()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // The server may hang up before it has taken everything, and then its
+        // answer may be lost as well.
+        let _ = stream.write_all(format!("{request}\r\n\r\n").as_bytes());
+        if let Some(answer) = read(&mut stream) {
+            assert!(
+                matches!(answer.status, 400 | 414 | 431),
+                "{}",
+                answer.status
+            );
+        }
     }
     for bytes in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],

@@ -11,7 +11,7 @@ use futures::stream::FuturesUnordered;
 use rustix::net::sockopt;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::server::{Finding, Server};
+use super::server::Server;
 
 /// How long the next server waits for the one before it to accept. Far above a
 /// round trip in a data centre, so that the preferred server gets its chance, and
@@ -81,7 +81,7 @@ async fn race(candidates: Vec<Arc<Server>>) -> Option<(Arc<Server>, TcpStream)> 
         tokio::select! {
             ended = attempts.next() => match ended {
                 Some((server, Ok(stream))) => return Some((server, stream)),
-                Some((server, Err(error))) => suspect(&server, &error),
+                Some((server, Err(error))) => server.doubt(error.to_string()),
                 None => return None,
             },
             () = timer => {
@@ -92,11 +92,4 @@ async fn race(candidates: Vec<Arc<Server>>) -> Option<(Arc<Server>, TcpStream)> 
             }
         }
     }
-}
-
-/// Notes that a server did not accept, so that the next connection tries others
-/// first. Whether it is dead, only a probe decides.
-fn suspect(server: &Server, error: &io::Error) {
-    server.record(Finding::Refused(error.to_string()));
-    server.look.notify_one();
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use http_body_util::BodyExt;
 use hyper::StatusCode;
+use hyper::body::Incoming;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::Deserialize;
 
@@ -144,18 +145,16 @@ impl Learner {
         }
         // The connection counts as one to this server: it is cut with the others.
         let lease = server.lease();
-        match lease
-            .cut
-            .run_until_cancelled(self.read(answer.into_body()))
-            .await
-        {
+        let reading = self.read(answer.into_body(), &server);
+        match lease.cut.run_until_cancelled(reading).await {
             Some(ended) => ended,
             None => Ok(()),
         }
     }
 
-    /// Reads events, one JSON object a line, until the server ends the stream.
-    async fn read(&self, mut body: hyper::body::Incoming) -> Result<()> {
+    /// Reads events, one JSON object a line, until the server ends the stream or
+    /// is itself no longer one of those that the cluster names.
+    async fn read(&self, mut body: Incoming, server: &Server) -> Result<()> {
         let mut text = BytesMut::new();
         while let Some(frame) = body.frame().await {
             // A watch that breaks is begun anew; that is all there is to do.
@@ -167,6 +166,9 @@ impl Learner {
                 let event = text.split_to(end);
                 text.advance(1);
                 self.learn(&event).await?;
+            }
+            if server.named().by_nobody() {
+                return Ok(());
             }
             if text.len() > LONGEST {
                 return Err(Error::new(
@@ -289,9 +291,7 @@ fn parse(event: &[u8]) -> Result<Option<Vec<SocketAddr>>> {
         // A server that is stopping is tried last by its health, not forgotten.
         .flat_map(|endpoint| &endpoint.addresses)
         .filter_map(|address| address.parse::<IpAddr>().ok())
-        .filter(|address| {
-            !address.is_loopback() && !address.is_unspecified() && !address.is_multicast()
-        })
+        .filter(|address| !address.is_unspecified() && !address.is_multicast())
         .map(|address| SocketAddr::new(address, port))
         .take(MOST)
         .collect();
@@ -338,7 +338,7 @@ mod tests {
     fn an_empty_or_impossible_list_is_not_believed() {
         for event in [
             event("ADDED", &[], 6443),
-            event("ADDED", &["127.0.0.1", "0.0.0.0", "::1", "x"], 6443),
+            event("ADDED", &["0.0.0.0", "::", "224.0.0.1", "x"], 6443),
             event("ADDED", &["10.0.0.1"], 0),
             event("ADDED", &["10.0.0.1"], 70_000),
             event("DELETED", &["10.0.0.1"], 6443),

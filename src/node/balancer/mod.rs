@@ -78,12 +78,13 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// Reads what the host knows, and begins to look after the servers.
-    pub fn start(ctx: &Context, settings: Settings) -> Self {
+    /// Reads what the host knows, and begins to look after the servers. `own` is
+    /// where the balancer listens.
+    pub fn start(ctx: &Context, settings: Settings, own: Vec<SocketAddr>) -> Self {
         let balancer = Balancer {
             probe: Probe {
                 ctx: ctx.clone(),
-                table: Arc::default(),
+                table: Arc::new(Table::new(own)),
                 trust: Arc::new(Trust::new(settings.trust.clone())),
             },
             settings: Arc::new(settings),

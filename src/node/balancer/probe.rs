@@ -109,12 +109,11 @@ impl Probe {
 
     /// Notes what was found, acts on it, and returns when to look again.
     fn record(&self, server: &Server, finding: Finding) -> Duration {
-        let (before, after) = server.record(finding);
-        let mut line = format!("balancer: {} {}", server.address, said(&after));
-        let changed = std::mem::discriminant(&before) != std::mem::discriminant(&after);
+        let (health, news) = server.record(finding);
+        let mut line = format!("balancer: {} {}", server.address, said(&health));
         // As long as no other server is better, a connection that may come back to
         // life is worth more than none.
-        let dead = after.is_dead() && self.table.has_ready_besides(server);
+        let dead = health.is_dead() && self.table.has_ready_besides(server);
         let closed = if dead && server.connections() > 0 {
             server.cut()
         } else {
@@ -123,12 +122,12 @@ impl Probe {
         if closed > 0 {
             line.push_str(&format!("; closed {closed} connections to it"));
         }
-        match after {
-            _ if !changed && closed == 0 => {}
+        match health {
+            _ if !news && closed == 0 => {}
             Health::Ready | Health::Unknown => self.ctx.note(line),
             _ => self.ctx.warn(line),
         }
-        match after {
+        match health {
             Health::Silent { unanswered, .. } if (1..PATIENCE).contains(&unanswered) => AGAIN,
             _ => jittered(INTERVAL),
         }

@@ -121,6 +121,8 @@ pub struct Server {
 struct State {
     named: Named,
     health: Health,
+    /// The health that was last told to people.
+    told: Health,
     /// Cancelled to close the connections to this server.
     cut: CancellationToken,
 }
@@ -148,6 +150,7 @@ impl Server {
             state: Mutex::new(State {
                 named: Named::default(),
                 health: Health::Unknown,
+                told: Health::Unknown,
                 cut: CancellationToken::new(),
             }),
             connections: AtomicUsize::new(0),
@@ -174,12 +177,30 @@ impl Server {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Records what a look showed; returns the health before and after.
-    pub fn record(&self, finding: Finding) -> (Health, Health) {
+    /// Records what a probe showed. Returns the health, and whether it is news.
+    pub fn record(&self, finding: Finding) -> (Health, bool) {
         let mut state = self.lock();
-        let after = state.health.after(finding);
-        let before = std::mem::replace(&mut state.health, after.clone());
-        (before, after)
+        state.health = state.health.after(finding);
+        let news = state.health.rank() != state.told.rank();
+        if news {
+            state.told = state.health.clone();
+        }
+        (state.health.clone(), news)
+    }
+
+    /// Notes that it did not accept a connection, so that the next ones try others
+    /// first, and has it probed. Whether it is dead, only probes decide: of many
+    /// clients all may have seen the same short trouble.
+    pub fn doubt(&self, reason: String) {
+        let mut state = self.lock();
+        if !matches!(state.health, Health::Silent { .. }) {
+            state.health = Health::Silent {
+                reason,
+                unanswered: 0,
+            };
+        }
+        drop(state);
+        self.look.notify_one();
     }
 
     /// Counts a connection to it.
@@ -218,11 +239,11 @@ mod tests {
     fn a_server_is_dead_after_two_probes_without_answer() {
         let server = server();
         let unanswered = || Finding::Unanswered("no answer".to_owned());
-        assert!(!server.record(unanswered()).1.is_dead());
-        assert!(server.record(unanswered()).1.is_dead());
-        assert_eq!(server.record(Finding::Ready).1, Health::Ready);
+        assert!(!server.record(unanswered()).0.is_dead());
+        assert!(server.record(unanswered()).0.is_dead());
+        assert_eq!(server.record(Finding::Ready).0, Health::Ready);
         assert!(
-            !server.record(unanswered()).1.is_dead(),
+            !server.record(unanswered()).0.is_dead(),
             "an answer starts the count anew"
         );
     }
@@ -231,10 +252,37 @@ mod tests {
     fn a_host_that_refuses_is_alive() {
         let server = server();
         for _ in 0..5 {
-            let (_, health) = server.record(Finding::Refused("connection refused".to_owned()));
+            let (health, _) = server.record(Finding::Refused("connection refused".to_owned()));
             assert!(!health.is_dead());
             assert_eq!(health.rank(), 3);
         }
+    }
+
+    #[test]
+    fn clients_doubts_neither_kill_a_server_nor_save_it() {
+        let server = server();
+        let unanswered = || Finding::Unanswered("no answer".to_owned());
+        for _ in 0..9 {
+            server.doubt("unreachable".to_owned());
+        }
+        assert_eq!(server.health().rank(), 3);
+        assert!(!server.health().is_dead());
+        server.record(unanswered());
+        server.doubt("unreachable".to_owned());
+        assert!(server.record(unanswered()).0.is_dead());
+    }
+
+    #[test]
+    fn a_change_is_told_once_also_when_clients_saw_it_first() {
+        let server = server();
+        let refused = || Finding::Refused("refused".to_owned());
+        assert!(server.record(Finding::Ready).1);
+        assert!(!server.record(Finding::Ready).1);
+        server.doubt("refused".to_owned());
+        assert!(server.record(refused()).1);
+        assert!(!server.record(refused()).1);
+        server.doubt("refused".to_owned());
+        assert!(server.record(Finding::Ready).1);
     }
 
     #[test]

@@ -13,6 +13,9 @@ pub const MOST: usize = 64;
 #[derive(Debug, Default)]
 pub struct Table {
     inner: Mutex<Inner>,
+    /// Where the balancer itself listens: a list that names it would make it
+    /// connect to itself without end.
+    own: Vec<SocketAddr>,
 }
 
 #[derive(Debug, Default)]
@@ -23,6 +26,14 @@ struct Inner {
 }
 
 impl Table {
+    /// No servers yet, and never one of `own`.
+    pub fn new(own: Vec<SocketAddr>) -> Self {
+        Table {
+            inner: Mutex::default(),
+            own,
+        }
+    }
+
     /// Replaces what the host's configuration names. Returns servers that are new.
     pub fn seed(&self, local: Option<SocketAddr>, addresses: &[SocketAddr]) -> Vec<Arc<Server>> {
         self.update(
@@ -46,7 +57,10 @@ impl Table {
         addresses: impl Iterator<Item = SocketAddr>,
         change: impl Fn(&mut Named, SocketAddr, bool),
     ) -> Vec<Arc<Server>> {
-        let listed: Vec<SocketAddr> = addresses.take(MOST).collect();
+        let listed: Vec<SocketAddr> = addresses
+            .filter(|address| !self.own.contains(address))
+            .take(MOST)
+            .collect();
         let mut inner = self.lock();
         let mut new = Vec::new();
         for &address in &listed {
@@ -220,6 +234,19 @@ mod tests {
         assert!(table.has_ready_besides(&servers[0]));
         table.learn(&[address(1)]);
         assert!(!table.has_ready_besides(&servers[0]));
+    }
+
+    #[test]
+    fn the_balancer_never_connects_to_itself() {
+        let table = Table::new(vec![address(1)]);
+        assert_eq!(
+            table
+                .seed(Some(address(1)), &[address(1), address(2)])
+                .len(),
+            1
+        );
+        assert!(table.learn(&[address(1)]).is_empty());
+        assert_eq!(order(&table), [2]);
     }
 
     #[test]

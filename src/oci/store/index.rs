@@ -11,16 +11,23 @@ use crate::file;
 use crate::oci::document::{self, MAX_DOCUMENT};
 use crate::oci::{Blob, Reference, annotation, media};
 
-pub(super) const INDEX_FILE: &str = "index.json";
+pub(crate) const INDEX_FILE: &str = "index.json";
 
 /// The parsed `index.json`.
-pub(super) struct Index {
+pub(crate) struct Index {
     document: ImageIndex,
 }
 
 impl Index {
+    /// Parses the file; `what` names it in errors.
+    pub(crate) fn parse(text: &[u8], what: &str) -> Result<Self> {
+        Ok(Index {
+            document: document::parse_index(text, what)?,
+        })
+    }
+
     /// All entries: the name as it stands there, if any, and the content.
-    pub(super) fn entries(&self) -> Vec<(Option<&str>, &Descriptor)> {
+    pub(crate) fn entries(&self) -> Vec<(Option<&str>, &Descriptor)> {
         self.document
             .manifests()
             .iter()
@@ -85,7 +92,7 @@ fn name(descriptor: &Descriptor) -> Option<&str> {
 }
 
 impl Store {
-    pub(super) fn read_index(&self) -> Result<Index> {
+    pub(crate) fn read_index(&self) -> Result<Index> {
         let path = self.root.join(INDEX_FILE);
         let what = format!("`{}`", path.display());
         let mut text = Vec::new();
@@ -99,9 +106,7 @@ impl Store {
                 format!("{what} is larger than {MAX_DOCUMENT} bytes"),
             ));
         }
-        Ok(Index {
-            document: document::parse_index(&text, &what)?,
-        })
+        Index::parse(&text, &what)
     }
 
     pub(super) fn create_index(&self) -> Result<()> {

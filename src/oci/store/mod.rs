@@ -39,12 +39,13 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
 
 pub use fsck::{CHECKS, Check, Finding};
+pub(crate) use index::{INDEX_FILE, Index};
 pub use prune::Pruned;
 pub use write::{Batch, BlobWriter, Hold};
 
-const LAYOUT_FILE: &str = "oci-layout";
-const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
-const BLOBS: &str = "blobs/sha256";
+pub(crate) const LAYOUT_FILE: &str = "oci-layout";
+pub(crate) const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+pub(crate) const BLOBS: &str = "blobs/sha256";
 const OWN: &str = ".chasi";
 const INCOMING: &str = ".chasi/incoming";
 
@@ -77,6 +78,14 @@ impl Store {
         };
         store.check_layout()?;
         Ok(store)
+    }
+
+    /// The store that should be at `root`, to be looked at by [`Store::fsck`]; it
+    /// need not be one.
+    pub fn at(root: &Path) -> Self {
+        Store {
+            root: root.to_owned(),
+        }
     }
 
     /// Where the store lies.
@@ -184,41 +193,21 @@ impl Store {
     }
 
     fn check_layout(&self) -> Result<()> {
-        #[derive(serde::Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Layout {
-            image_layout_version: String,
-        }
-        let not_a_layout = |problem: &str| {
-            Error::new(
-                Kind::NotFound,
-                format!(
-                    "`{}` is not an OCI image layout: {problem}",
-                    self.root.display()
-                ),
-            )
-        };
+        let shown = format!("`{}`", self.root.display());
         let file = match self.open_file(LAYOUT_FILE) {
             Ok(file) => file,
             Err(error) if error.kind() == Kind::NotFound => {
-                return Err(not_a_layout("it has no file `oci-layout`"));
+                return Err(not_a_layout(&shown, "it has no file `oci-layout`"));
             }
             Err(error) => return Err(error),
         };
-        let mut text = String::new();
+        let mut text = Vec::new();
         file.take(4096)
-            .read_to_string(&mut text)
-            .or_err(Kind::Integrity, || {
+            .read_to_end(&mut text)
+            .or_err(Kind::System, || {
                 format!("cannot read `{}`", self.root.join(LAYOUT_FILE).display())
             })?;
-        let layout: Layout = super::document::parse(text.as_bytes(), "`oci-layout`")?;
-        if layout.image_layout_version != "1.0.0" {
-            return Err(not_a_layout(&format!(
-                "version `{}` is not known",
-                layout.image_layout_version
-            )));
-        }
-        Ok(())
+        check_layout(&text, &shown)
     }
 
     /// Opens a regular file of the layout. A layout may come from anyone, so no
@@ -249,13 +238,37 @@ impl Store {
         })
     }
 
-    fn damaged(&self, digest: &Digest, problem: String) -> Error {
+    pub(crate) fn damaged(&self, digest: &Digest, problem: String) -> Error {
         Error::new(
             Kind::Integrity,
             format!("the blob `{}` {problem}", self.path_of(digest).display()),
         )
         .hint("`chasi fsck` lists all damage; remove the file and pull or load the image again")
     }
+}
+
+/// Checks the content of an `oci-layout` file; `shown` names the layout.
+pub(crate) fn check_layout(text: &[u8], shown: &str) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Layout {
+        image_layout_version: String,
+    }
+    let layout: Layout = super::document::parse(text, "`oci-layout`")?;
+    match layout.image_layout_version.as_str() {
+        "1.0.0" => Ok(()),
+        version => Err(not_a_layout(
+            shown,
+            &format!("version `{}` is not known", version.escape_debug()),
+        )),
+    }
+}
+
+fn not_a_layout(shown: &str, problem: &str) -> Error {
+    Error::new(
+        Kind::NotFound,
+        format!("{shown} is not an OCI image layout: {problem}"),
+    )
 }
 
 #[cfg(test)]

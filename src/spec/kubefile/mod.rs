@@ -33,6 +33,7 @@ mod words;
 use std::fmt;
 use std::ops::Range;
 
+pub use answers::nearest;
 pub use evaluate::{
     Arguments, Checksum, Destination, Layer, Placing, Recipe, Section, Source, Step,
 };
