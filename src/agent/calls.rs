@@ -2,6 +2,7 @@
 
 pub mod blobs;
 pub mod distro;
+pub mod lock;
 
 use serde::{Deserialize, Serialize};
 

@@ -38,6 +38,7 @@ mod handlers;
 mod host_lock;
 mod install;
 mod link;
+mod lock;
 mod server;
 mod transfer;
 pub mod wire;
@@ -50,6 +51,7 @@ pub use handlers::router;
 pub use host_lock::{Holder, HostLock};
 pub use install::{InstallOptions, connect};
 pub use link::{Receiver, Sender};
+pub use lock::ClusterLock;
 pub use server::{Router, Scope, Server};
 pub use transfer::{Sent, send_blobs};
 

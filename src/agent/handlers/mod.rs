@@ -2,6 +2,7 @@
 
 mod blobs;
 mod distro;
+mod lock;
 mod session;
 
 use super::server::Router;
@@ -11,6 +12,9 @@ use crate::error::{Error, Kind, Result};
 pub fn router() -> Router {
     Router::new()
         .on(session::take_lock)
+        .on(lock::read_lock)
+        .on(lock::write_lock)
+        .on(lock::enter_fence)
         .on(blobs::missing)
         .on(blobs::put)
         .on(blobs::get)

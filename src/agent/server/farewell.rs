@@ -25,17 +25,29 @@ pub(super) fn leave(root: &Path, presence: Presence, lock: Option<HostLock>) -> 
     result
 }
 
+/// What a session makes before it changes anything: the lock of the host, and the
+/// host's part of the cluster's lock.
+const OF_A_SESSION: [&str; 3] = ["lock", "cluster/lock", "cluster/fence"];
+
 /// Whether there is nothing but what a session itself makes.
 fn is_unmanaged(root: &Path) -> Result<bool> {
-    for entry in fs::read_dir(root).map_err(|cause| cannot(root, cause))? {
-        let entry = entry.map_err(|cause| cannot(root, cause))?;
-        let name = entry.file_name();
-        if name == "agent" || name == "lock" {
-            continue;
-        }
-        let is_empty_directory =
-            fs::read_dir(entry.path()).is_ok_and(|mut entries| entries.next().is_none());
-        if !is_empty_directory {
+    Ok(holds_only(root, &["agent", "lock", "cluster"])?
+        && holds_only(&root.join("cluster"), &["lock", "fence"])?)
+}
+
+/// Whether a directory holds nothing but these names and empty directories.
+fn holds_only(directory: &Path, names: &[&str]) -> Result<bool> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(true),
+        Err(cause) => return Err(cannot(directory, cause)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|cause| cannot(directory, cause))?;
+        let ours = names.iter().any(|name| entry.file_name() == *name);
+        let is_empty =
+            || fs::read_dir(entry.path()).is_ok_and(|mut entries| entries.next().is_none());
+        if !ours && !is_empty() {
             return Ok(false);
         }
     }
@@ -47,7 +59,9 @@ fn remove_everything(root: &Path, agents: &Path) -> Result<()> {
         remove_file(&agents.join(name))?;
     }
     remove_directory(agents)?;
-    remove_file(&root.join("lock"))?;
+    for name in OF_A_SESSION {
+        remove_file(&root.join(name))?;
+    }
     for entry in fs::read_dir(root)
         .map_err(|cause| cannot(root, cause))?
         .flatten()
