@@ -258,7 +258,13 @@ mod tests {
         let listed = |path: PathBuf| {
             let open = || File::open(path).or_err(Kind::System, || "gone");
             let events = event::Context::silent();
-            list(&events, &fixture.cache, &Digest::of(&content), "a.tar", open)
+            list(
+                &events,
+                &fixture.cache,
+                &Digest::of(&content),
+                "a.tar",
+                open,
+            )
         };
         fixture.list(&content).unwrap();
         assert_eq!(listed("/nowhere".into()).unwrap().entries.len(), 3);

@@ -41,19 +41,27 @@ enum Input {
 impl Assembly<'_> {
     /// Makes the trees of layers. `downloads` has, for each layer and step, what
     /// was downloaded for it.
-    pub fn trees(&self, layers: &[&Layer], downloads: &[Vec<Option<Download>>]) -> Result<Vec<Tree>> {
+    pub fn trees(
+        &self,
+        layers: &[&Layer],
+        downloads: &[Vec<Option<Download>>],
+    ) -> Result<Vec<Tree>> {
         let inputs = self.inputs(layers, downloads)?;
         let mut trees = Vec::with_capacity(layers.len());
         for (layer, inputs) in layers.iter().zip(inputs) {
             let mut tree = Tree::default();
             for (step, input) in layer.steps.iter().zip(inputs) {
                 self.events.check_cancelled()?;
-                self.step(&mut tree, step, input).map_err(|error| self.locate(error, step))?;
+                self.step(&mut tree, step, input)
+                    .map_err(|error| self.locate(error, step))?;
             }
             if tree.is_empty() {
-                return Err(Error::new(Kind::Input, format!("the layer `{}` has no files", layer.kind.value))
-                    .at(self.kubefile.place(layer.kind.span.clone(), ""))
-                    .hint("add `COPY` or `ADD` below it, or take `LAYER` out"));
+                return Err(Error::new(
+                    Kind::Input,
+                    format!("the layer `{}` has no files", layer.kind.value),
+                )
+                .at(self.kubefile.place(layer.kind.span.clone(), ""))
+                .hint("add `COPY` or `ADD` below it, or take `LAYER` out"));
             }
             trees.push(tree);
         }
@@ -61,24 +69,39 @@ impl Assembly<'_> {
     }
 
     /// Finds and hashes the files of all layers at once.
-    fn inputs(&self, layers: &[&Layer], downloads: &[Vec<Option<Download>>]) -> Result<Vec<Vec<Input>>> {
+    fn inputs(
+        &self,
+        layers: &[&Layer],
+        downloads: &[Vec<Option<Download>>],
+    ) -> Result<Vec<Vec<Input>>> {
         let mut selected = Vec::new();
         for (layer, downloads) in layers.iter().zip(downloads) {
             for (step, download) in layer.steps.iter().zip(downloads) {
                 selected.push(match (&step.source.value, download) {
                     (_, Some(download)) => Err(download.clone()),
-                    (Source::Files { pattern, glob }, None) => {
-                        Ok(self.context.select(pattern, *glob).map_err(|error| self.locate(error, step))?)
-                    }
+                    (Source::Files { pattern, glob }, None) => Ok(self
+                        .context
+                        .select(pattern, *glob)
+                        .map_err(|error| self.locate(error, step))?),
                     (Source::Url { url, .. }, None) => {
-                        return Err(Error::new(Kind::Failed, format!("`{url}` was not downloaded")));
+                        return Err(Error::new(
+                            Kind::Failed,
+                            format!("`{url}` was not downloaded"),
+                        ));
                     }
                 });
             }
         }
-        let found = selected.iter().flatten().flatten().flat_map(|selected| &selected.found);
+        let found = selected
+            .iter()
+            .flatten()
+            .flatten()
+            .flat_map(|selected| &selected.found);
         let files: Vec<(&str, Stamp)> = found.filter_map(file_of).collect();
-        let mut hashes = self.stamps.hash(self.events, self.context, &files)?.into_iter();
+        let mut hashes = self
+            .stamps
+            .hash(self.events, self.context, &files)?
+            .into_iter();
         let mut inputs = selected.into_iter().map(|selected| match selected {
             Err(download) => Input::Download(download),
             Ok(selected) => Input::Files(
@@ -114,17 +137,21 @@ impl Assembly<'_> {
                     };
                     let path = &selected.found[0].path;
                     let open = || Ok(self.context.open_file(path)?.0);
-                    let listing = archive::list(self.events, self.cache, &hashed.digest, path, open)?;
+                    let listing =
+                        archive::list(self.events, self.cache, &hashed.digest, path, open)?;
                     self.add_listing(tree, step, &listing.entries, strip)?;
                 }
                 Ok(())
             }
             (Input::Download(download), None) => self.add_download(tree, step, &download),
             (Input::Download(download), Some(strip)) => {
-                let Source::Url { url, .. } = &step.source.value else { return Ok(()) };
+                let Source::Url { url, .. } = &step.source.value else {
+                    return Ok(());
+                };
                 let open = || {
-                    File::open(&download.path)
-                        .or_err(Kind::System, || format!("cannot read `{}`", download.path.display()))
+                    File::open(&download.path).or_err(Kind::System, || {
+                        format!("cannot read `{}`", download.path.display())
+                    })
                 };
                 let listing = archive::list(self.events, self.cache, &download.digest, url, open)?;
                 self.add_listing(tree, step, &listing.entries, strip)
@@ -151,7 +178,9 @@ impl Assembly<'_> {
             let (node, executable) = match (&found.node, hashed) {
                 (FoundNode::Directory, _) => (Node::Directory, false),
                 (FoundNode::Link(target), _) => (Node::Link(target.clone()), false),
-                (FoundNode::File { executable, .. }, Some(hashed)) => (file(found, hashed), *executable),
+                (FoundNode::File { executable, .. }, Some(hashed)) => {
+                    (file(found, hashed), *executable)
+                }
                 (FoundNode::File { .. }, None) => continue,
             };
             tree.add(&join(&base, &found.below), entry(step, node, executable))?;
@@ -160,13 +189,18 @@ impl Assembly<'_> {
     }
 
     fn add_download(&self, tree: &mut Tree, step: &Step, download: &Download) -> Result<()> {
-        let Source::Url { url, .. } = &step.source.value else { return Ok(()) };
+        let Source::Url { url, .. } = &step.source.value else {
+            return Ok(());
+        };
         let destination = &step.destination.value;
         let path = match (destination.directory, name_of(url)) {
             (false, _) => destination.path.clone(),
             (true, "") => {
-                return Err(Error::new(Kind::Input, format!("`{url}` has no name at its end"))
-                    .hint(format!("write the file's whole path: `{}/NAME`", destination.path)));
+                return Err(
+                    Error::new(Kind::Input, format!("`{url}` has no name at its end")).hint(
+                        format!("write the file's whole path: `{}/NAME`", destination.path),
+                    ),
+                );
             }
             (true, name) => join(&destination.path, name),
         };
@@ -178,11 +212,19 @@ impl Assembly<'_> {
         tree.add(&path, entry(step, node, false))
     }
 
-    fn add_listing(&self, tree: &mut Tree, step: &Step, entries: &[Listed], strip: usize) -> Result<()> {
+    fn add_listing(
+        &self,
+        tree: &mut Tree,
+        step: &Step,
+        entries: &[Listed],
+        strip: usize,
+    ) -> Result<()> {
         let mut any = false;
         for listed in entries {
             let rest = listed.path.splitn(strip + 1, '/').nth(strip);
-            let Some(rest) = rest.filter(|rest| !rest.is_empty()) else { continue };
+            let Some(rest) = rest.filter(|rest| !rest.is_empty()) else {
+                continue;
+            };
             any = true;
             let path = join(&step.destination.value.path, rest);
             let (node, executable, xattrs) = match &listed.node {
@@ -211,7 +253,9 @@ impl Assembly<'_> {
     /// Reads the Kubernetes objects in a tree.
     pub fn read_manifests(&self, tree: &Tree, report: &mut Report) -> Result<()> {
         for (path, entry) in tree.entries() {
-            let Node::File(file) = &entry.node else { continue };
+            let Node::File(file) = &entry.node else {
+                continue;
+            };
             if !manifests::is_manifest(path.as_str()) {
                 continue;
             }
@@ -222,7 +266,10 @@ impl Assembly<'_> {
             if file.size > manifests::LIMIT {
                 return Err(Error::new(
                     Kind::Input,
-                    format!("the manifest `{shown}` is larger than {} bytes", manifests::LIMIT),
+                    format!(
+                        "the manifest `{shown}` is larger than {} bytes",
+                        manifests::LIMIT
+                    ),
                 ));
             }
             let cannot = || format!("cannot read `{shown}` as text");
@@ -231,7 +278,9 @@ impl Assembly<'_> {
                 Content::Cache(path) => File::open(path).or_err(Kind::System, cannot)?,
             };
             let mut text = String::new();
-            open.take(manifests::LIMIT).read_to_string(&mut text).or_err(Kind::Input, cannot)?;
+            open.take(manifests::LIMIT)
+                .read_to_string(&mut text)
+                .or_err(Kind::Input, cannot)?;
             report.read(path.as_str(), &shown, &text)?;
         }
         Ok(())

@@ -61,7 +61,9 @@ mod tests {
             (format!("SHA256 (y) = {ha}\nSHA256 (x) = {hb}\n"), "x", b),
             (format!("{ha}  a b\n"), "a b", a),
             (
-                format!("-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n{ha}  x\n-----BEGIN PGP SIGNATURE-----\n"),
+                format!(
+                    "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n{ha}  x\n-----BEGIN PGP SIGNATURE-----\n"
+                ),
                 "x",
                 a,
             ),
@@ -78,7 +80,10 @@ mod tests {
             ("<html>not found</html>".to_owned(), "has no SHA-256"),
             (format!("{ha}{hb}  x\n"), "has no SHA-256"),
             (format!("{ha}  y\n"), "has no line for `x`"),
-            (format!("{ha}  x\n{hb}  x\n"), "has several checksums for `x`"),
+            (
+                format!("{ha}  x\n{hb}  x\n"),
+                "has several checksums for `x`",
+            ),
         ] {
             assert_eq!(find(&text, "x"), Err(expected.to_owned()), "{text}");
         }

@@ -29,13 +29,27 @@ pub struct Assembled {
 
 impl Assembled {
     /// Takes a base image over, whole.
-    pub fn base(&mut self, image: &ClusterImage, name: &Reference, platform: &Platform, images: &mut Images) -> Result<()> {
+    pub fn base(
+        &mut self,
+        image: &ClusterImage,
+        name: &Reference,
+        platform: &Platform,
+        images: &mut Images,
+    ) -> Result<()> {
         self.take(image, name, platform, images, |_| true)
     }
 
     /// Takes an included image over: everything but what describes itself.
-    pub fn include(&mut self, image: &ClusterImage, name: &Reference, platform: &Platform, images: &mut Images) -> Result<()> {
-        self.take(image, name, platform, images, |label| !label.starts_with(DESCRIPTION))
+    pub fn include(
+        &mut self,
+        image: &ClusterImage,
+        name: &Reference,
+        platform: &Platform,
+        images: &mut Images,
+    ) -> Result<()> {
+        self.take(image, name, platform, images, |label| {
+            !label.starts_with(DESCRIPTION)
+        })
     }
 
     fn take(
@@ -50,7 +64,11 @@ impl Assembled {
         let rootfs = rootfs(image, &from, platform)?;
         for layer in &rootfs.layers {
             // Two images with a common base bring its layers once.
-            if self.layers.iter().any(|earlier| earlier.diff_id == layer.diff_id) {
+            if self
+                .layers
+                .iter()
+                .any(|earlier| earlier.diff_id == layer.diff_id)
+            {
                 continue;
             }
             self.layers.push(layer.clone());
@@ -75,7 +93,9 @@ impl Assembled {
     pub fn labels(&self, own: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
         let mut labels = own.clone();
         for (label, values) in &self.labels {
-            let Some(((last, by), earlier)) = values.split_last() else { continue };
+            let Some(((last, by), earlier)) = values.split_last() else {
+                continue;
+            };
             if own.contains_key(label) {
                 continue;
             }
@@ -86,7 +106,9 @@ impl Assembled {
                     Kind::Input,
                     format!("the label `{label}` is `{other}` in `{of}` and `{last}` in `{by}`"),
                 )
-                .hint(format!("the images do not go together; if they do, say so with `LABEL {label}={last}`")));
+                .hint(format!(
+                    "the images do not go together; if they do, say so with `LABEL {label}={last}`"
+                )));
             }
             labels.insert(label.clone(), last.clone());
         }
@@ -96,9 +118,16 @@ impl Assembled {
 
 fn rootfs<'a>(image: &'a ClusterImage, name: &str, platform: &Platform) -> Result<&'a Rootfs> {
     image.rootfs(platform).ok_or_else(|| {
-        let has: Vec<String> = image.rootfs.iter().map(|rootfs| format!("`{}`", rootfs.platform)).collect();
-        Error::new(Kind::NotFound, format!("`{name}` has nothing for `{platform}`"))
-            .because(format!("it was built for {}", has.join(", ")))
-            .hint(format!("build it with `--platform {platform}`"))
+        let has: Vec<String> = image
+            .rootfs
+            .iter()
+            .map(|rootfs| format!("`{}`", rootfs.platform))
+            .collect();
+        Error::new(
+            Kind::NotFound,
+            format!("`{name}` has nothing for `{platform}`"),
+        )
+        .because(format!("it was built for {}", has.join(", ")))
+        .hint(format!("build it with `--platform {platform}`"))
     })
 }

@@ -71,7 +71,12 @@ struct Seen {
 
 impl Seen {
     fn of(headers: &HeaderMap) -> Self {
-        let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let text = |name| {
+            headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        };
         Seen {
             etag: text(header::ETAG),
             last_modified: text(header::LAST_MODIFIED),
@@ -117,7 +122,9 @@ impl Downloads {
             return Ok(download);
         }
         let work = async {
-            let digest = self.retry(events, async || self.attempt(events, url, checksum).await).await?;
+            let digest = self
+                .retry(events, async || self.attempt(events, url, checksum).await)
+                .await?;
             self.cached(digest)
                 .ok_or_else(|| Error::new(Kind::System, format!("`{url}` vanished from the cache")))
         };
@@ -128,15 +135,20 @@ impl Downloads {
     pub async fn checksum(&self, events: &event::Context, file: &str, url: &str) -> Result<Digest> {
         let text = self.retry(events, async || self.text(file).await).await?;
         checksums::find(&text, name_of(url)).map_err(|problem| {
-            Error::new(Kind::Integrity, format!("the checksum file `{file}` {problem}"))
-                .hint("it must have the SHA-256 alone, or lines with SHA-256 and name")
+            Error::new(
+                Kind::Integrity,
+                format!("the checksum file `{file}` {problem}"),
+            )
+            .hint("it must have the SHA-256 alone, or lines with SHA-256 and name")
         })
     }
 
     fn cached(&self, digest: Digest) -> Option<Download> {
         let path = self.cache.download(&digest);
         let size = path.metadata().ok()?.len();
-        self.cache.has(&path, size).then_some(Download { digest, size, path })
+        self.cache
+            .has(&path, size)
+            .then_some(Download { digest, size, path })
     }
 
     /// Waits until no other build downloads the URL.
@@ -157,7 +169,11 @@ impl Downloads {
         }
     }
 
-    async fn retry<T>(&self, events: &event::Context, attempt: impl AsyncFn() -> Result<T, Failure>) -> Result<T> {
+    async fn retry<T>(
+        &self,
+        events: &event::Context,
+        attempt: impl AsyncFn() -> Result<T, Failure>,
+    ) -> Result<T> {
         let mut attempts = Attempts::new();
         loop {
             let outcome = tokio::select! {
@@ -181,7 +197,9 @@ impl Downloads {
         let name = Digest::of(url);
         let path = self.cache.partial(url);
         let known: Seen = self.cache.read_record("urls", &name).unwrap_or_default();
-        let kept = known.digest.filter(|digest| checksum.is_none() && self.cached(*digest).is_some());
+        let kept = known
+            .digest
+            .filter(|digest| checksum.is_none() && self.cached(*digest).is_some());
         let begun: Seen = self.cache.read_record("partial", &name).unwrap_or_default();
         let done = match path.metadata() {
             // The first byte that is missing cannot be asked for when none is.
@@ -202,7 +220,10 @@ impl Downloads {
                 request = request.header(header::IF_RANGE, validator);
             }
         }
-        let response = request.send().await.map_err(|cause| self.no_answer(url, &target, cause))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|cause| self.no_answer(url, &target, cause))?;
         if let (StatusCode::NOT_MODIFIED, Some(digest)) = (response.status(), kept) {
             return Ok(digest);
         }
@@ -215,7 +236,10 @@ impl Downloads {
             StatusCode::PARTIAL_CONTENT if starts_at(response.headers(), done) => done,
             StatusCode::PARTIAL_CONTENT => {
                 remove(&path);
-                return Err(again(url, "the server sent another part of it than it was asked for"));
+                return Err(again(
+                    url,
+                    "the server sent another part of it than it was asked for",
+                ));
             }
             _ => 0,
         };
@@ -301,7 +325,8 @@ impl Downloads {
                 .hint("if the new content is what you want, write its checksum into the Kubefile"),
             ));
         }
-        std::fs::rename(path, self.cache.download(&digest)).map_err(|cause| self.cache.cannot_write(cause))?;
+        std::fs::rename(path, self.cache.download(&digest))
+            .map_err(|cause| self.cache.cannot_write(cause))?;
         let seen = Seen {
             digest: Some(digest),
             ..seen
@@ -322,13 +347,17 @@ impl Downloads {
                 return Err(Failure::Final(Error::new(Kind::Integrity, message)));
             }
         }
-        Ok(String::from_utf8(text).or_err(Kind::Integrity, || format!("the checksum file `{url}` is not text"))?)
+        Ok(String::from_utf8(text).or_err(Kind::Integrity, || {
+            format!("the checksum file `{url}` is not text")
+        })?)
     }
 
     /// A request for a URL, and where it really goes.
     fn get(&self, url: &str) -> Result<(Url, RequestBuilder)> {
         let target = self.mirrors.url(url);
-        let target: Url = target.parse().or_err(Kind::Input, || format!("`{target}` is not a URL"))?;
+        let target: Url = target
+            .parse()
+            .or_err(Kind::Input, || format!("`{target}` is not a URL"))?;
         let mut request = self.transport.client(&target)?.get(target.clone());
         let host = target.host_str().unwrap_or_default();
         if let Some((user, password)) = self.netrc.credentials(host) {
@@ -344,9 +373,15 @@ impl Downloads {
             return Ok(response);
         }
         let host = response.url().host_str().unwrap_or_default();
-        let error = |kind| self.error(kind, url).because(format!("`{host}` answers {status}"));
+        let error = |kind| {
+            self.error(kind, url)
+                .because(format!("`{host}` answers {status}"))
+        };
         let passing = status.is_server_error()
-            || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+            || matches!(
+                status,
+                StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+            );
         Err(match status {
             _ if passing => Failure::Passing {
                 error: error(Kind::Unreachable),
@@ -355,9 +390,11 @@ impl Downloads {
             StatusCode::NOT_FOUND | StatusCode::GONE => Failure::Final(
                 error(Kind::NotFound).hint("check the URL, and the values of the variables in it"),
             ),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::Final(error(Kind::Unreachable).hint(format!(
-                "write credentials into `~/.netrc`: `machine {host} login USER password SECRET`"
-            ))),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Failure::Final(error(Kind::Unreachable).hint(format!(
+                    "write credentials into `~/.netrc`: `machine {host} login USER password SECRET`"
+                )))
+            }
             _ => Failure::Final(error(Kind::Failed)),
         })
     }
@@ -380,10 +417,13 @@ impl Downloads {
     /// An error about a download that says also where it was looked for.
     fn error(&self, kind: Kind, url: &str) -> Error {
         let target = self.mirrors.url(url);
-        Error::new(kind, match target == url {
-            true => format!("cannot download `{url}`"),
-            false => format!("cannot download `{url}` from its mirror `{target}`"),
-        })
+        Error::new(
+            kind,
+            match target == url {
+                true => format!("cannot download `{url}`"),
+                false => format!("cannot download `{url}` from its mirror `{target}`"),
+            },
+        )
     }
 }
 
@@ -396,9 +436,19 @@ fn again(url: &str, problem: &str) -> Failure {
 }
 
 /// Writes chunks behind the first `from` bytes of a file, and makes it durable.
-fn write(cache: &Cache, path: &Path, from: u64, mut chunks: mpsc::Receiver<Bytes>) -> Result<Digest> {
+fn write(
+    cache: &Cache,
+    path: &Path,
+    from: u64,
+    mut chunks: mpsc::Receiver<Bytes>,
+) -> Result<Digest> {
     let mut attempt = || -> std::io::Result<Digest> {
-        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
         file.set_len(from)?;
         file.seek(SeekFrom::Start(0))?;
         let mut reader = Hashing::new(file);
@@ -417,10 +467,16 @@ fn write(cache: &Cache, path: &Path, from: u64, mut chunks: mpsc::Receiver<Bytes
 
 /// Whether a part begins at a byte.
 fn starts_at(headers: &HeaderMap, byte: u64) -> bool {
-    headers
-        .get(header::CONTENT_RANGE)
-        .and_then(|range| range.to_str().ok()?.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok())
-        == Some(byte)
+    headers.get(header::CONTENT_RANGE).and_then(|range| {
+        range
+            .to_str()
+            .ok()?
+            .strip_prefix("bytes ")?
+            .split_once('-')?
+            .0
+            .parse()
+            .ok()
+    }) == Some(byte)
 }
 
 /// Removes what cannot be gone on with. That it is gone already is as good.
@@ -432,5 +488,6 @@ fn remove(path: &Path) {
 pub fn name_of(url: &str) -> &str {
     let path = url.split(['?', '#']).next().unwrap_or(url);
     let rest = path.split_once("://").map_or(path, |(_, rest)| rest);
-    rest.split_once('/').map_or("", |(_, path)| path.rsplit('/').next().unwrap_or(""))
+    rest.split_once('/')
+        .map_or("", |(_, path)| path.rsplit('/').next().unwrap_or(""))
 }

@@ -48,7 +48,10 @@ pub struct Told {
 impl Images {
     /// Notes who names an image.
     pub fn name(&mut self, reference: &Reference, by: &str) {
-        self.named.entry(reference.clone()).or_default().insert(by.to_owned());
+        self.named
+            .entry(reference.clone())
+            .or_default()
+            .insert(by.to_owned());
     }
 
     /// Notes what could not be seen.
@@ -64,19 +67,33 @@ impl Images {
     pub fn include(&mut self, images: &[ContainerImage], from: &str) -> Result<()> {
         for image in images {
             self.name(&image.reference, &format!("included from {from}"));
-            self.add(&image.reference, image.root.clone(), image.blobs.clone(), from)?;
+            self.add(
+                &image.reference,
+                image.root.clone(),
+                image.blobs.clone(),
+                from,
+            )?;
         }
         Ok(())
     }
 
     /// Adds the content of an image; more of one that is there already, for
     /// another platform, is added to it.
-    pub fn add(&mut self, reference: &Reference, root: Blob, blobs: Vec<Blob>, from: &str) -> Result<()> {
-        let content = self.images.entry(reference.clone()).or_insert_with(|| Content {
-            root: root.clone(),
-            blobs: BTreeMap::new(),
-            from: from.to_owned(),
-        });
+    pub fn add(
+        &mut self,
+        reference: &Reference,
+        root: Blob,
+        blobs: Vec<Blob>,
+        from: &str,
+    ) -> Result<()> {
+        let content = self
+            .images
+            .entry(reference.clone())
+            .or_insert_with(|| Content {
+                root: root.clone(),
+                blobs: BTreeMap::new(),
+                from: from.to_owned(),
+            });
         if content.root.digest != root.digest {
             return Err(Error::new(
                 Kind::Input,
@@ -87,7 +104,9 @@ impl Images {
             )
             .hint("the tag was moved in between: build the older of the images again, or name the image by its digest"));
         }
-        content.blobs.extend(blobs.into_iter().map(|blob| (blob.digest, blob)));
+        content
+            .blobs
+            .extend(blobs.into_iter().map(|blob| (blob.digest, blob)));
         Ok(())
     }
 
@@ -98,7 +117,13 @@ impl Images {
             images.push(Image {
                 digest: content.root.digest,
                 size: content.blobs.values().map(|blob| blob.size).sum(),
-                named_by: self.named.get(&reference).into_iter().flatten().cloned().collect(),
+                named_by: self
+                    .named
+                    .get(&reference)
+                    .into_iter()
+                    .flatten()
+                    .cloned()
+                    .collect(),
                 reference: reference.clone(),
             });
             builder.image(reference, content.root, content.blobs.into_values())?;
@@ -117,7 +142,10 @@ pub fn named_in(report: &Report) -> Result<Vec<Wanted>> {
         let reference = named.image.parse().map_err(|error: Error| {
             Error::new(
                 Kind::Input,
-                format!("`{}` of {} in `{}` is not an image reference", named.field, named.object, named.file),
+                format!(
+                    "`{}` of {} in `{}` is not an image reference",
+                    named.field, named.object, named.file
+                ),
             )
             .because(error)
         })?;

@@ -45,12 +45,22 @@ impl Plan {
             architecture: platform.architecture().to_owned(),
         })?;
         let own = [&request.kubefile, &request.lock_file];
-        let own: Vec<String> = own.into_iter().filter_map(|path| below(&request.context, path)).collect();
+        let own: Vec<String> = own
+            .into_iter()
+            .filter_map(|path| below(&request.context, path))
+            .collect();
         let context = Context::open(&request.context, &own)?;
         let names = Names { kubefile };
-        let base = recipe.base.as_ref().map(|base| names.reference(base)).transpose()?;
+        let base = recipe
+            .base
+            .as_ref()
+            .map(|base| names.reference(base))
+            .transpose()?;
         let sections = std::mem::take(&mut recipe.sections);
-        let parts = sections.into_iter().map(|section| names.part(section)).collect::<Result<_>>()?;
+        let parts = sections
+            .into_iter()
+            .map(|section| names.part(section))
+            .collect::<Result<_>>()?;
         let images = names.images(&recipe, &context)?;
         Ok(Plan {
             context: Arc::new(context),
@@ -65,7 +75,10 @@ impl Plan {
 /// The path of a file in the context, if it is in it.
 fn below(context: &Path, file: &Path) -> Option<String> {
     // The file need not exist, its directory must.
-    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = file
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let file = directory.canonicalize().ok()?.join(file.file_name()?);
     let path = file.strip_prefix(context.canonicalize().ok()?).ok()?;
     path.to_str().map(str::to_owned)
@@ -139,7 +152,9 @@ fn listed(path: &str, text: &str) -> Result<Vec<Wanted>> {
             label: String::new(),
         };
         images.push(Wanted {
-            reference: name.parse().map_err(|error: Error| error.at(place.clone()))?,
+            reference: name
+                .parse()
+                .map_err(|error: Error| error.at(place.clone()))?,
             by: format!("{path}:{}", index + 1),
             place: Some(place),
         });
@@ -152,7 +167,9 @@ fn listed(path: &str, text: &str) -> Result<Vec<Wanted>> {
 }
 
 /// Runs blocking work off the reactor.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .or_err(Kind::Failed, || "the build ended abruptly")?
@@ -164,8 +181,15 @@ mod tests {
 
     #[test]
     fn a_list_of_images_has_comments_and_errors_point_into_it() {
-        let images = listed("images.txt", "# all\n\n  busybox:1 # small\nquay.io/a/b:2\n").unwrap();
-        let found: Vec<_> = images.iter().map(|image| (image.reference.to_string(), image.by.as_str())).collect();
+        let images = listed(
+            "images.txt",
+            "# all\n\n  busybox:1 # small\nquay.io/a/b:2\n",
+        )
+        .unwrap();
+        let found: Vec<_> = images
+            .iter()
+            .map(|image| (image.reference.to_string(), image.by.as_str()))
+            .collect();
         assert_eq!(
             found,
             [
@@ -175,7 +199,10 @@ mod tests {
         );
         let error = listed("images.txt", "a\n  B:x\n").unwrap_err();
         let snippet = error.snippet().unwrap();
-        assert_eq!((snippet.line_column(), &snippet.text[snippet.span.clone()]), ((2, 3), "B:x"));
+        assert_eq!(
+            (snippet.line_column(), &snippet.text[snippet.span.clone()]),
+            ((2, 3), "B:x")
+        );
         assert!(listed("images.txt", "# none\n").is_err());
     }
 
@@ -184,7 +211,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let context = directory.path();
         std::fs::create_dir(context.join("a")).unwrap();
-        assert_eq!(below(context, &context.join("a/../Kubefile")).as_deref(), Some("Kubefile"));
+        assert_eq!(
+            below(context, &context.join("a/../Kubefile")).as_deref(),
+            Some("Kubefile")
+        );
         assert_eq!(below(&context.join("a"), &context.join("Kubefile")), None);
         assert_eq!(below(context, &context.join("a/K")).as_deref(), Some("a/K"));
     }

@@ -95,14 +95,17 @@ fn read_kubefile(path: &Path) -> Result<Kubefile> {
     use std::io::Read;
     let shown = path.display().to_string();
     let mut text = String::new();
-    let read = std::fs::File::open(path)
-        .and_then(|file| file.take(kubefile::LIMIT as u64 + 1).read_to_string(&mut text));
+    let read = std::fs::File::open(path).and_then(|file| {
+        file.take(kubefile::LIMIT as u64 + 1)
+            .read_to_string(&mut text)
+    });
     match read {
         Ok(_) => Kubefile::parse(shown, text),
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
-            Err(Error::new(Kind::NotFound, format!("there is no Kubefile `{shown}`"))
-                .hint("it lies in the context and is called `Kubefile`, or `-f` names it"))
-        }
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Err(Error::new(
+            Kind::NotFound,
+            format!("there is no Kubefile `{shown}`"),
+        )
+        .hint("it lies in the context and is called `Kubefile`, or `-f` names it")),
         Err(cause) => Err(Error::new(Kind::Input, format!("cannot read `{shown}`")).because(cause)),
     }
 }
@@ -164,11 +167,19 @@ impl Build<'_> {
         });
         let mut clusters = BTreeMap::new();
         for reference in plan.base.iter().chain(included) {
-            let image = self.cluster(reference).await.map_err(|error| self.at(error, reference))?;
+            let image = self
+                .cluster(reference)
+                .await
+                .map_err(|error| self.at(error, reference))?;
             let name = reference.value.to_string();
             if let Some(locked) = locked {
-                lock::check(&self.request.lock_file, &locked.clusters, &name, &image.digest)
-                    .map_err(|error| self.at(error, reference))?;
+                lock::check(
+                    &self.request.lock_file,
+                    &locked.clusters,
+                    &name,
+                    &image.digest,
+                )
+                .map_err(|error| self.at(error, reference))?;
             }
             resolved.clusters.insert(name, image.digest);
             clusters.insert(reference.value.clone(), image);
@@ -182,7 +193,10 @@ impl Build<'_> {
             Ok(index) => ClusterImage::open(&self.hold, &index),
             Err(error) if error.kind() == Kind::NotFound => {
                 let pull = self.tools.registry.pull(self.events, &self.hold, name);
-                let pulled = self.events.step(None, format!("pull {}", name.familiar()), pull).await;
+                let pulled = self
+                    .events
+                    .step(None, format!("pull {}", name.familiar()), pull)
+                    .await;
                 pulled.map_err(|error| {
                     error.hint(format!(
                         "`{}` is not in the store either; build or load it first, or check its name",
@@ -221,12 +235,20 @@ impl Build<'_> {
         Ok(downloads)
     }
 
-    async fn download_step(&self, step: &Step, locked: Option<&Resolved>) -> Result<Option<Download>> {
-        let Source::Url { url, checksum } = &step.source.value else { return Ok(None) };
+    async fn download_step(
+        &self,
+        step: &Step,
+        locked: Option<&Resolved>,
+    ) -> Result<Option<Download>> {
+        let Source::Url { url, checksum } = &step.source.value else {
+            return Ok(None);
+        };
         let work = async {
             let digest = match checksum {
                 Some(Checksum::Digest(digest)) => Some(*digest),
-                Some(Checksum::Url(file)) => Some(self.downloads.checksum(self.events, file, url).await?),
+                Some(Checksum::Url(file)) => {
+                    Some(self.downloads.checksum(self.events, file, url).await?)
+                }
                 None => None,
             };
             // What is known to differ need not be downloaded.
@@ -277,7 +299,11 @@ impl Build<'_> {
             return Ok(Vec::new());
         }
         let (plan, hold) = (plan.clone(), self.hold.clone());
-        let (events, cache, reuse) = (self.events.clone(), self.tools.cache.clone(), self.request.reuse);
+        let (events, cache, reuse) = (
+            self.events.clone(),
+            self.tools.cache.clone(),
+            self.request.reuse,
+        );
         let work = blocking(move || {
             let split: Vec<_> = trees.iter().map(pieces::split).collect();
             let all: Vec<_> = split.iter().flatten().collect();
@@ -311,13 +337,18 @@ impl Build<'_> {
         let mut by_reference: BTreeMap<Reference, Vec<Wanted>> = BTreeMap::new();
         for wanted in wanted {
             images.name(&wanted.reference, &wanted.by);
-            by_reference.entry(wanted.reference.clone()).or_default().push(wanted);
+            by_reference
+                .entry(wanted.reference.clone())
+                .or_default()
+                .push(wanted);
         }
         let mut pulled = stream::iter(by_reference)
             .map(|(reference, wanted)| self.pull_one(reference, wanted, platform, locked))
             .buffered(AT_ONCE);
         while let Some((reference, image)) = pulled.try_next().await? {
-            resolved.images.insert(reference.to_string(), image.root.digest);
+            resolved
+                .images
+                .insert(reference.to_string(), image.root.digest);
             images.add(&reference, image.root, image.blobs, "this build")?;
         }
         Ok(())
@@ -334,20 +365,30 @@ impl Build<'_> {
         let registry = &self.tools.registry;
         let work = async {
             if let Some(locked) = locked {
-                let root = registry.resolve(self.events, &self.hold, &reference).await?;
+                let root = registry
+                    .resolve(self.events, &self.hold, &reference)
+                    .await?;
                 let name = reference.to_string();
                 lock::check(&self.request.lock_file, &locked.images, &name, &root.digest)?;
             }
-            registry.pull_container_image(self.events, &self.hold, &reference, platforms).await
+            registry
+                .pull_container_image(self.events, &self.hold, &reference, platforms)
+                .await
         };
-        let image = self.events.step(None, format!("pull {}", reference.familiar()), work).await;
-        let image = image.map_err(|error| match wanted.iter().find_map(|wanted| wanted.place.clone()) {
-            Some(place) if error.snippet().is_none() => error.at(place),
-            _ => match wanted.first() {
-                Some(wanted) => error.hint(format!("the image is named by {}", wanted.by)),
-                None => error,
-            },
-        })?;
+        let image = self
+            .events
+            .step(None, format!("pull {}", reference.familiar()), work)
+            .await;
+        let image =
+            image.map_err(
+                |error| match wanted.iter().find_map(|wanted| wanted.place.clone()) {
+                    Some(place) if error.snippet().is_none() => error.at(place),
+                    _ => match wanted.first() {
+                        Some(wanted) => error.hint(format!("the image is named by {}", wanted.by)),
+                        None => error,
+                    },
+                },
+            )?;
         Ok((reference, image))
     }
 
@@ -376,7 +417,10 @@ impl Build<'_> {
                 Part::Include(name) => assembled
                     .include(find(&name.value)?, &name.value, platform, images)
                     .map_err(|error| self.at(error, name))?,
-                Part::Layer(..) => written.next().into_iter().for_each(|written| add(&mut assembled, written)),
+                Part::Layer(..) => written
+                    .next()
+                    .into_iter()
+                    .for_each(|written| add(&mut assembled, written)),
             }
         }
         assembled.env.extend(plan.recipe.environment.clone());
@@ -413,7 +457,11 @@ fn add(assembled: &mut Assembled, written: Written) {
             diff_id: done.written.diff_id,
             size: done.written.blob.size,
             unpacked: Some(done.written.size),
-            origin: if done.cached { Origin::Cached } else { Origin::Built },
+            origin: if done.cached {
+                Origin::Cached
+            } else {
+                Origin::Built
+            },
         });
     }
 }

@@ -61,10 +61,9 @@ struct Line(String, u64, u64, u64, i128, i128, Digest);
 impl Stamps {
     /// What is remembered of a context.
     pub fn load(cache: &Cache, context: &Context) -> Result<Self> {
-        let root = context
-            .root()
-            .canonicalize()
-            .or_err(Kind::System, || format!("cannot find `{}`", context.root().display()))?;
+        let root = context.root().canonicalize().or_err(Kind::System, || {
+            format!("cannot find `{}`", context.root().display())
+        })?;
         let path = cache.stamps(&root);
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         Ok(Stamps {
@@ -116,7 +115,9 @@ impl Stamps {
 
     /// Keeps what was learnt for the next build.
     pub fn save(&self) -> Result<()> {
-        let Ok(fresh) = self.fresh.lock() else { return Ok(()) };
+        let Ok(fresh) = self.fresh.lock() else {
+            return Ok(());
+        };
         if fresh
             .iter()
             .all(|(name, value)| self.known.get(name) == Some(value))
@@ -124,7 +125,10 @@ impl Stamps {
             return Ok(());
         }
         // Another Kubefile with the same context may use the others.
-        let others = self.known.iter().filter(|(name, _)| !fresh.contains_key(*name));
+        let others = self
+            .known
+            .iter()
+            .filter(|(name, _)| !fresh.contains_key(*name));
         let mut names: Vec<_> = fresh.iter().chain(others).take(LIMIT).collect();
         names.sort_by_key(|(name, _)| *name);
         let mut text = format!("{HEADER}\n");

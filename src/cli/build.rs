@@ -74,8 +74,10 @@ impl Args {
 
     fn request(self) -> Result<Request> {
         if self.tag.digest().is_some() {
-            return Err(Error::new(Kind::Usage, "a name for a new image cannot have a digest")
-                .hint("write `--tag REPOSITORY:TAG`"));
+            return Err(
+                Error::new(Kind::Usage, "a name for a new image cannot have a digest")
+                    .hint("write `--tag REPOSITORY:TAG`"),
+            );
         }
         let kubefile = self.file.unwrap_or_else(|| self.context.join(KUBEFILE));
         let lock_file = self.lock_file.unwrap_or_else(|| {
@@ -140,7 +142,13 @@ fn text(summary: &Summary) -> String {
         }
     }
     for image in &summary.images {
-        text.push_str(&format!("  {}  {}  {:>10}  {}\n", image.reference, image.digest.short(), image.size, image.named_by.join(", ")));
+        text.push_str(&format!(
+            "  {}  {}  {:>10}  {}\n",
+            image.reference,
+            image.digest.short(),
+            image.size,
+            image.named_by.join(", ")
+        ));
     }
     text.push_str(&format!(
         "{} {} ({} bytes) in {:.1} s\n",

@@ -53,13 +53,23 @@ pub fn store() -> Result<PathBuf> {
     }
 }
 
-/// What builds keep: below `$CHASI_CACHE`, or below `$XDG_CACHE_HOME`.
+/// What can be made again: `$CHASI_CACHE`, or below `$XDG_CACHE_HOME`.
+pub fn cache() -> Result<PathBuf> {
+    match named("CHASI_CACHE") {
+        Some(path) => Ok(path),
+        None => Ok(xdg("XDG_CACHE_HOME", ".cache")?.join("chasi")),
+    }
+}
+
+/// What builds keep.
 pub fn build_cache() -> Result<PathBuf> {
-    let cache = match named("CHASI_CACHE") {
-        Some(path) => path,
-        None => xdg("XDG_CACHE_HOME", ".cache")?.join("chasi"),
-    };
-    Ok(cache.join("build"))
+    Ok(cache()?.join("build"))
+}
+
+/// What belongs to this machine and cannot be made again, such as logs: below
+/// `$XDG_STATE_HOME`.
+pub fn state() -> Result<PathBuf> {
+    Ok(xdg("XDG_STATE_HOME", ".local/state")?.join("chasi"))
 }
 
 /// How registries are reached. `mirrors` are rules of the command line, which win

@@ -6,10 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use comfy_table::Table;
-use comfy_table::presets;
 
-use super::{Format, Shell};
+use super::{Format, Shell, Table, config};
 use crate::error::{Error, Kind, Result};
 use crate::file;
 use crate::lab::{
@@ -27,6 +25,7 @@ pub struct Args {
 #[derive(Subcommand)]
 enum Command {
     Up(Up),
+    Clusterfile(ClusterfileOf),
     Down(Down),
     List(List),
     Ssh(Ssh),
@@ -60,23 +59,12 @@ struct Up {
     /// How many hosts
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=i64::from(MOST_HOSTS)))]
     hosts: u8,
-    /// How many of them, the first ones, are control planes in the Clusterfile; at
-    /// most three by default, and one less than there are hosts
-    #[arg(long, value_name = "N")]
-    masters: Option<usize>,
     /// How many network interfaces each host has; with two, SSH uses the first and
     /// Kubernetes the second
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     nics: u8,
-    /// Give nodes an IPv6 address as well in the Clusterfile
-    #[arg(long)]
-    dual_stack: bool,
-    /// Write a whole Clusterfile to this file instead of printing its sections
-    #[arg(long, value_name = "FILE", requires = "image")]
-    write: Option<PathBuf>,
-    /// The cluster image in the Clusterfile
-    #[arg(long, value_name = "REF")]
-    image: Option<String>,
+    #[command(flatten)]
+    output: Output,
     /// A process that the lab is for: once it is gone, `down --stale` removes the lab
     #[arg(long, value_name = "PID")]
     owner: Option<u32>,
@@ -86,6 +74,36 @@ struct Up {
     /// How long the hosts may take to boot, in seconds
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     timeout: u64,
+}
+
+/// Print the sections `ssh` and `hosts` of a Clusterfile, or a whole one
+#[derive(clap::Args)]
+struct ClusterfileOf {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// The Clusterfile
+#[derive(clap::Args)]
+struct Output {
+    /// How many hosts, the first ones, are control planes [default: three at most,
+    /// and one less than there are hosts]
+    #[arg(long, value_name = "N")]
+    masters: Option<usize>,
+    /// The user that chasi logs in as: `root`, or `ops`, who uses sudo
+    #[arg(long, default_value = "root")]
+    user: String,
+    /// Give nodes an IPv6 address as well
+    #[arg(long)]
+    dual_stack: bool,
+    /// Make a whole Clusterfile, for this cluster image
+    #[arg(long, value_name = "REF")]
+    image: Option<String>,
+    /// Write it to this file instead of standard output
+    #[arg(long, value_name = "FILE", requires = "image")]
+    write: Option<PathBuf>,
 }
 
 /// Remove a lab and everything that was made for it
@@ -193,6 +211,10 @@ impl Args {
         let places = places()?;
         match self.command {
             Command::Up(up) => up.run(shell, &places),
+            Command::Clusterfile(of) => {
+                let lab = Lab::open(&places, &of.which.name)?.describe()?;
+                of.output.write(shell, &lab)
+            }
             Command::Down(down) => down.run(shell, &places),
             Command::List(list) => list.run(shell, &places),
             Command::Ssh(ssh) => {
@@ -223,16 +245,7 @@ impl Args {
 
 impl Up {
     fn run(self, shell: &Shell, places: &Places) -> Result<()> {
-        let most = usize::from(self.hosts);
-        let masters = self
-            .masters
-            .unwrap_or_else(|| most.saturating_sub(1).clamp(1, 3));
-        if masters == 0 || masters > most {
-            return Err(Error::new(
-                Kind::Usage,
-                format!("{masters} of {most} hosts cannot be masters"),
-            ));
-        }
+        self.output.masters(usize::from(self.hosts))?;
         let request = Request {
             name: self.which.name,
             hosts: self.hosts,
@@ -242,14 +255,37 @@ impl Up {
             timeout: Duration::from_secs(self.timeout),
         };
         let lab = shell.blocking(|context| Lab::up(context, places, &request)?.describe())?;
+        self.output.write(shell, &lab)
+    }
+}
+
+impl Output {
+    /// How many of so many hosts are control planes.
+    fn masters(&self, hosts: usize) -> Result<usize> {
+        let masters = self
+            .masters
+            .unwrap_or_else(|| hosts.saturating_sub(1).clamp(1, 3));
+        if masters == 0 || masters > hosts {
+            let message = format!("{masters} of {hosts} hosts cannot be control planes");
+            return Err(Error::new(Kind::Usage, message));
+        }
+        Ok(masters)
+    }
+
+    fn write(&self, shell: &Shell, lab: &LabStatus) -> Result<()> {
         let clusterfile = Clusterfile {
-            lab: &lab,
-            masters,
+            lab,
+            masters: self.masters(lab.hosts.len())?,
+            user: &self.user,
             dual_stack: self.dual_stack,
         };
-        match self.write.zip(self.image) {
-            Some((path, image)) => file::write(&path, clusterfile.whole(&image).as_bytes(), 0o644),
-            None => shell.result(&clusterfile.sections()),
+        let text = match &self.image {
+            Some(image) => clusterfile.whole(image),
+            None => clusterfile.sections(),
+        };
+        match &self.write {
+            Some(path) => file::write(path, text.as_bytes(), 0o644),
+            None => shell.result(&text),
         }
     }
 }
@@ -272,8 +308,12 @@ impl Down {
             names = stale;
         }
         for name in &names {
-            if !shell.blocking(|context| Lab::down(context, places, name))? {
-                shell.context().note(format!("there is no lab `{name}`"));
+            match shell.blocking(|context| Lab::down(context, places, name)) {
+                Ok(true) => {}
+                Ok(false) => shell.context().note(format!("there is no lab `{name}`")),
+                // Somebody else removes it just now.
+                Err(error) if self.stale && error.kind() == Kind::Locked => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -309,21 +349,13 @@ impl List {
                     .note("there are no labs; `chasi lab up` makes one");
                 Ok(())
             }
-            Format::Table => shell.result(&table(&labs)),
+            Format::Table => shell.result(&table(&labs).to_string()),
         }
     }
 }
 
-fn table(labs: &[LabStatus]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header([
-        "LAB",
-        "CONDITION",
-        "HOST",
-        "ADDRESS",
-        "POWER",
-        "NETWORK",
-    ]);
+fn table(labs: &[LabStatus]) -> Table {
+    let mut table = Table::new(["LAB", "CONDITION", "HOST", "ADDRESS", "POWER", "NETWORK"]);
     for lab in labs {
         let condition = match lab.condition {
             Condition::Up => "up",
@@ -331,30 +363,26 @@ fn table(labs: &[LabStatus]) -> String {
             Condition::Stale => "stale",
         };
         if lab.hosts.is_empty() {
-            table.add_row([lab.name.as_str(), condition, "-", "-", "-", "-"]);
+            table.row([lab.name.as_str(), condition]);
         }
         for host in &lab.hosts {
-            let address = host
-                .addresses
-                .first()
-                .map(ToString::to_string)
-                .unwrap_or_default();
+            let address = host.addresses.first().map(ToString::to_string);
             let power = match host.power {
                 Power::On => "on",
                 Power::Off => "off",
             };
             let links: Vec<_> = host.links.iter().map(ToString::to_string).collect();
-            table.add_row([
+            table.row([
                 lab.name.as_str(),
                 condition,
                 &host.name,
-                &address,
+                &address.unwrap_or_default(),
                 power,
                 &links.join(" | "),
             ]);
         }
     }
-    format!("{}\n", table.trim_fmt())
+    table
 }
 
 /// What to do to each link that is meant.
@@ -407,28 +435,11 @@ fn become_program(mut command: std::process::Command) -> Result<()> {
     Err(Error::new(Kind::System, format!("cannot run `{program}`")).because(command.exec()))
 }
 
-/// Where labs keep things, by the XDG base directory specification.
+/// Where labs keep things.
 fn places() -> Result<Places> {
-    let directory = |own: Option<&str>, xdg: &str, below_home: &str| -> Result<PathBuf> {
-        let absolute = |name: &str| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
-        if let Some(path) = own.and_then(absolute) {
-            return Ok(path);
-        }
-        let base = absolute(xdg).or_else(|| Some(absolute("HOME")?.join(below_home)));
-        Ok(base
-            .ok_or_else(|| {
-                Error::new(Kind::Usage, "no directory for the user's files is known")
-                    .hint("Set the environment variable `HOME`.")
-            })?
-            .join("chasi"))
-    };
     Ok(Places {
-        state: directory(None, "XDG_STATE_HOME", ".local/state")?.join("lab"),
-        cache: directory(Some("CHASI_CACHE"), "XDG_CACHE_HOME", ".cache")?.join("lab"),
+        state: config::state()?.join("lab"),
+        cache: config::cache()?.join("lab"),
         run: "/run/chasi/lab".into(),
     })
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
+use super::config;
 use super::message::Style;
 use super::reporter::{Choice, Log, Phase, Reporter};
 use super::signals;
@@ -73,8 +74,8 @@ impl Shell {
             Progress::Auto if style.columns.is_some() && !service => Choice::Bars,
             Progress::Auto | Progress::Plain => Choice::Lines,
         };
-        let log = match state_directory() {
-            Some(state) if !service => Log::new(state.join("logs"), run.clone(), first_line()),
+        let log = match config::state() {
+            Ok(state) if !service => Log::new(state.join("logs"), run.clone(), first_line()),
             _ => Log::off(),
         };
         let reporter = Arc::new(Reporter::new(choice, style, log));
@@ -191,17 +192,6 @@ fn style() -> Style {
         colour: !set("NO_COLOR"),
         columns: Some(columns),
     }
-}
-
-/// `$XDG_STATE_HOME/chasi`, where logs go.
-fn state_directory() -> Option<PathBuf> {
-    let absolute = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
-    Some(state?.join("chasi"))
 }
 
 /// The first line of a log. Options are left out: one of them may hold what

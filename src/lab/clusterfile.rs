@@ -13,6 +13,8 @@ pub struct Clusterfile<'a> {
     /// How many of the hosts become control planes, the first ones; the others
     /// become workers.
     pub masters: usize,
+    /// The user that chasi logs in as.
+    pub user: &'a str,
     /// Whether nodes have IPv6 addresses as well.
     pub dual_stack: bool,
 }
@@ -24,7 +26,7 @@ impl Clusterfile<'_> {
         let lab = self.lab;
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  ssh:");
-        let _ = writeln!(text, "    user: {}", lab.user);
+        let _ = writeln!(text, "    user: {}", quote(self.user));
         let _ = writeln!(
             text,
             "    identityFile: {}",
@@ -113,7 +115,6 @@ mod tests {
         LabStatus {
             name: "demo".parse().unwrap(),
             condition: Condition::Up,
-            user: "root".into(),
             identity_file: "/s/a b/id".into(),
             known_hosts: "/s/known_hosts".into(),
             hosts: hosts.collect(),
@@ -126,6 +127,7 @@ mod tests {
         let file = Clusterfile {
             lab: &lab,
             masters: 1,
+            user: "root",
             dual_stack: false,
         };
         insta::assert_snapshot!(file.whole("a/b:1"), @r#"
@@ -136,7 +138,7 @@ mod tests {
         spec:
           image: "a/b:1"
           ssh:
-            user: root
+            user: "root"
             identityFile: "/s/a b/id"
             knownHosts: "/s/known_hosts"
           hosts:
@@ -161,6 +163,7 @@ mod tests {
         let file = Clusterfile {
             lab: &lab,
             masters: 2,
+            user: "ops",
             dual_stack: true,
         };
         let text = file.sections();

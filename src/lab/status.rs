@@ -65,8 +65,6 @@ pub struct LabStatus {
     pub name: Name,
     /// How it is.
     pub condition: Condition,
-    /// The user to log in as, among others.
-    pub user: String,
     /// The private key that lets in.
     pub identity_file: PathBuf,
     /// The hosts' keys.
@@ -101,7 +99,6 @@ impl Lab {
                     Ok(_) => Condition::Stale,
                     Err(_) => Condition::Incomplete,
                 },
-                user: "root".into(),
                 identity_file: directory.join("id_ed25519"),
                 known_hosts: directory.join("known_hosts"),
                 hosts: Vec::new(),
@@ -120,7 +117,6 @@ impl Lab {
         Ok(LabStatus {
             name: self.state.name.clone(),
             condition: self.condition()?,
-            user: "root".into(),
             identity_file: self.identity_file(),
             known_hosts: self.known_hosts(),
             hosts,

@@ -70,6 +70,10 @@ RemainAfterExit=yes
 ExecStart=sh -c 'while read -r _ d _; do case $$d in /sys/fs/cgroup*) mount -o remount,bind,rw $$d;; esac; done </proc/mounts; mount --make-rshared /'
 ";
 
+/// A container whose process ignores SIGTERM holds up a host that powers off for
+/// systemd's 90 seconds.
+const STOP_SOON: &str = "[Manager]\nDefaultTimeoutStopSec=15s\n";
+
 /// What mmdebstrap is told, without the target.
 fn recipe() -> Vec<String> {
     let mut arguments: Vec<String> = ["--variant=minbase", "--format=directory", "--quiet"]
@@ -93,7 +97,7 @@ fn recipe() -> Vec<String> {
 /// Makes sure that the tree is there and says where.
 pub fn prepare(context: &Context, cache: &Path, mirror: Option<&str>) -> Result<PathBuf> {
     let mut ingredients = recipe();
-    ingredients.extend([CGROUPS_UNIT.into(), MASKED.concat()]);
+    ingredients.extend([CGROUPS_UNIT.into(), MASKED.concat(), STOP_SOON.into()]);
     // Raised by whoever changes `finish`.
     ingredients.push("1".into());
     let key = Digest::of(ingredients.join("\0")).short();
@@ -180,6 +184,9 @@ fn finish(tree: &Path) -> std::io::Result<()> {
     for unit in MASKED {
         symlink("/dev/null", tree.join("etc/systemd/system").join(unit))?;
     }
+    let defaults = tree.join("usr/lib/systemd/system.conf.d");
+    fs::create_dir_all(&defaults)?;
+    fs::write(defaults.join("lab.conf"), STOP_SOON)?;
     // mmdebstrap copies the machine's.
     fs::write(tree.join("etc/resolv.conf"), "# There is no name server.\n")?;
     let sudoers = tree.join("etc/sudoers.d/lab");

@@ -1,0 +1,6 @@
+//! End-to-end tests: the real program on throwaway hosts. They need root, Debian's
+//! packages `systemd-container`, `mmdebstrap`, `nftables` and `openssh-client`, and
+//! the machine to themselves: `scripts/test` runs them one after the other.
+
+mod lab;
+mod throwaway_hosts;
