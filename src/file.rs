@@ -145,6 +145,8 @@ impl Batch {
             format!("cannot create the directory `{}`", path.display())
         })?;
         self.touch(path);
+        // Its own mode and owner must be durable as well.
+        self.directories.insert(path.to_owned());
         Ok(())
     }
 
@@ -164,7 +166,7 @@ impl Batch {
                 });
             }
         }
-        // What was removed from it is durable no longer needs to be asked of it.
+        // What happened in it before no longer matters.
         self.directories.remove(path);
         Ok(())
     }

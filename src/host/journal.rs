@@ -99,6 +99,13 @@ pub struct Pending {
     pub reached: Vec<String>,
 }
 
+impl Pending {
+    /// Whether it passed a point.
+    pub fn has_reached(&self, point: &str) -> bool {
+        self.reached.iter().any(|reached| reached == point)
+    }
+}
+
 /// The journal of one run.
 #[derive(Debug)]
 pub struct Journal {

@@ -34,6 +34,7 @@ use super::recipe::Recipe;
 use super::{Part, Root};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::file;
 use crate::oci::layer::EntryPath;
 
 pub(super) use place::UNITS;
@@ -332,9 +333,11 @@ pub fn remove(root: &Root, number: u64) -> Result<()> {
     let doomed = directory(root).join("staging");
     stage::remove_tree(root, &doomed)?;
     root.allow("rename", &path)?;
-    fs::rename(&path, &doomed).or_err(Kind::System, || {
-        format!("cannot remove `{}`", path.display())
-    })?;
+    fs::rename(&path, &doomed)
+        .and_then(|()| file::sync_directory(&directory(root)))
+        .or_err(Kind::System, || {
+            format!("cannot remove `{}`", path.display())
+        })?;
     stage::remove_tree(root, &doomed)
 }
 

@@ -1,6 +1,7 @@
 //! Doing what a survey found: first what the new generation has, and, when the
 //! switch has moved, what it no longer has.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -83,7 +84,7 @@ pub(super) fn place(way: &Way, number: Option<u64>, steps: &[Step]) -> Result<()
                 )?;
             }
             Some(Placed::Block { content }) => {
-                let text = block::with(&read_shared(step)?, content);
+                let text = block::with(read_shared(step)?.as_deref(), content);
                 write_shared(way.root, &step.place, &text, &mut batch)?;
             }
             None => {}
@@ -92,8 +93,8 @@ pub(super) fn place(way: &Way, number: Option<u64>, steps: &[Step]) -> Result<()
     finish(way.root, batch)
 }
 
-/// Removes what the new generation no longer has, and puts back what was there
-/// before chasi.
+/// Removes files, links and blocks that the new generation no longer has, and puts
+/// back what was there before chasi.
 pub(super) fn clear(way: &Way, steps: &[Step]) -> Result<()> {
     let mut batch = Batch::default();
     for step in steps.iter().filter(|step| step.new.is_none()) {
@@ -111,11 +112,16 @@ pub(super) fn clear(way: &Way, steps: &[Step]) -> Result<()> {
             _ => {}
         }
     }
-    finish(way.root, batch)?;
-    // The copies go when what they were kept for is back, and durable.
+    finish(way.root, batch)
+}
+
+/// Forgets the originals that are back in their place, and removes directories
+/// that chasi made. After this, what is back and what chasi wrote can no longer be
+/// told apart where they are the same, so [`clear`] must not be done again.
+pub(super) fn tidy(way: &Way) -> Result<()> {
+    let steps = way.survey()?;
     let mut batch = Batch::default();
-    let is_back = |step: &&Step| matches!(step.action, Action::Restore | Action::Forget);
-    for step in steps.iter().filter(is_back) {
+    for step in steps.iter().filter(|step| step.action == Action::Forget) {
         originals::forget(way.root, step.path, &mut batch)?;
     }
     let is_directory = |step: &&Step| {
@@ -243,20 +249,20 @@ fn write_shared(root: &Root, place: &Path, text: &str, batch: &mut Batch) -> Res
     })
 }
 
-/// A file that holds nothing without the block was made for the block.
 fn remove_block(root: &Root, step: &Step, batch: &mut Batch) -> Result<()> {
-    let text = block::without(&read_shared(step)?);
-    if text.is_empty() {
-        root.allow("remove", &step.place)?;
-        return batch.remove(&step.place);
+    match read_shared(step)?.as_deref().and_then(block::without) {
+        Some(text) => write_shared(root, &step.place, &text, batch),
+        None => {
+            root.allow("remove", &step.place)?;
+            batch.remove(&step.place)
+        }
     }
-    write_shared(root, &step.place, &text, batch)
 }
 
-/// Removes what a crash left in the directories of these steps. kubelet and
-/// systemd ignore such names, but they are not the host's.
+/// Removes what a crash left in the directories of what this way places. kubelet
+/// and systemd ignore such names, but they are not the host's.
 pub(super) fn remove_temporary(way: &Way) -> Result<()> {
-    let mut directories = std::collections::BTreeSet::new();
+    let mut directories = BTreeSet::new();
     for manifest in way.old.into_iter().chain(way.new) {
         for (path, _) in manifest.of_part(way.part) {
             if let Some(parent) = way.root.resolve(path)?.parent() {
@@ -264,16 +270,25 @@ pub(super) fn remove_temporary(way: &Way) -> Result<()> {
             }
         }
     }
-    for directory in directories {
-        for path in object::list(&directory).unwrap_or_default() {
-            let is_ours = path
-                .file_name()
-                .and_then(|name| name.to_str()?.strip_prefix(file::TEMPORARY))
-                .is_some_and(|rest| rest.len() == 6);
-            if is_ours && !path.is_dir() {
-                way.root.allow("remove", &path)?;
-                file::remove(&path)?;
-            }
+    directories
+        .iter()
+        .try_for_each(|directory| remove_temporary_in(way.root, directory))
+}
+
+/// Removes what a crash left in a directory.
+pub(super) fn remove_temporary_in(root: &Root, directory: &Path) -> Result<()> {
+    if !directory.is_dir() {
+        return Ok(());
+    }
+    for path in object::list(directory)? {
+        let is_ours = path
+            .file_name()
+            .and_then(|name| name.to_str()?.strip_prefix(file::TEMPORARY))
+            .is_some_and(|rest| rest.len() == 6);
+        let is_directory = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+        if is_ours && !is_directory {
+            root.allow("remove", &path)?;
+            file::remove(&path)?;
         }
     }
     Ok(())

@@ -8,11 +8,12 @@
 //!    or has changed
 //! 4. the rename of the symbolic link, which decides
 //! 5. remove what the new generation no longer has, and put back what was there
-//!    before chasi
-//! 6. `commit` in the journal
+//!    before chasi; `cleared` in the journal
+//! 6. forget what is back in its place, remove empty directories
+//! 7. `commit` in the journal
 //!
 //! Interrupted before 4, the switch is undone; after it, it is completed. Both are
-//! the same two steps, 3 and 5, in one direction or the other, and can be
+//! the same steps, 3, 5 and 6, in one direction or the other, and can be
 //! interrupted themselves. Neither needs a controller.
 //!
 //! A file is chasi's as long as its content is that of the old or the new
@@ -38,6 +39,8 @@ use survey::{Action, Step, Way};
 
 /// Recorded when everything that the switch will overwrite has been kept.
 const SAVED: &str = "saved";
+/// Recorded when everything that was there before chasi is back in its place.
+const CLEARED: &str = "cleared";
 
 /// What a switch changes, or would change.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
@@ -225,7 +228,9 @@ fn forward(
     journal.reached(begun, SAVED)?;
     change::place(way, to, steps)?;
     point(way.root, way.part, to)?;
-    change::clear(way, steps)
+    change::clear(way, steps)?;
+    journal.reached(begun, CLEARED)?;
+    change::tidy(way)
 }
 
 /// The one step that decides.
@@ -267,6 +272,7 @@ pub struct Settled {
 /// the next plan sees what they have left to do. Only for the one who may change
 /// the host.
 pub fn recover(root: &Root) -> Result<Vec<Settled>> {
+    remove_temporary(root)?;
     let mut settled = Vec::new();
     for pending in journal::pending(root)? {
         let journal = Journal::open(root, &pending.run)?;
@@ -287,6 +293,13 @@ pub fn recover(root: &Root) -> Result<Vec<Settled>> {
     Ok(settled)
 }
 
+/// Removes what a crash left in chasi's own directory, beside what staging removes.
+fn remove_temporary(root: &Root) -> Result<()> {
+    change::remove_temporary_in(root, &root.state(""))?;
+    change::remove_temporary_in(root, &root.state("layers"))?;
+    originals::remove_temporary(root)
+}
+
 fn settle(root: &Root, journal: &Journal, begun: Begun, pending: &Pending) -> Result<Outcome> {
     let Operation::Switch { part, from, to } = pending.operation else {
         return Err(Error::new(Kind::Failed, "this is not a switch"));
@@ -295,7 +308,13 @@ fn settle(root: &Root, journal: &Journal, begun: Begun, pending: &Pending) -> Re
     let manifests = Manifests::load(root, part, from, to)?;
     change::remove_temporary(&manifests.way(root, part, false))?;
     if now == to {
-        make_whole(&manifests.way(root, part, false), to)?;
+        make_whole(
+            &manifests.way(root, part, false),
+            to,
+            journal,
+            &begun,
+            pending,
+        )?;
         journal.commit(begun)?;
         return Ok(Outcome::Completed);
     }
@@ -308,8 +327,14 @@ fn settle(root: &Root, journal: &Journal, begun: Begun, pending: &Pending) -> Re
             "someone has changed chasi's directory; `journalctl` and the journal in it say more",
         ));
     }
-    if pending.reached.iter().any(|point| point == SAVED) {
-        make_whole(&manifests.reversed().way(root, part, false), from)?;
+    if pending.has_reached(SAVED) {
+        make_whole(
+            &manifests.reversed().way(root, part, false),
+            from,
+            journal,
+            &begun,
+            pending,
+        )?;
     } else {
         change::forget_saved(&manifests.way(root, part, false))?;
     }
@@ -318,10 +343,20 @@ fn settle(root: &Root, journal: &Journal, begun: Begun, pending: &Pending) -> Re
 }
 
 /// Makes the host what the new generation says, whatever of it is there already.
-fn make_whole(way: &Way, number: Option<u64>) -> Result<()> {
-    let steps = way.survey()?;
-    change::place(way, number, &steps)?;
-    change::clear(way, &steps)
+fn make_whole(
+    way: &Way,
+    number: Option<u64>,
+    journal: &Journal,
+    begun: &Begun,
+    pending: &Pending,
+) -> Result<()> {
+    if !pending.has_reached(CLEARED) {
+        let steps = way.survey()?;
+        change::place(way, number, &steps)?;
+        change::clear(way, &steps)?;
+        journal.reached(begun, CLEARED)?;
+    }
+    change::tidy(way)
 }
 
 fn describe(way: &Way, from: Option<u64>, to: Option<u64>, steps: &[Step]) -> Changes {

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Timespec, Timestamps, XattrFlags};
 
+use super::change;
 use super::found::Found;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
-use crate::host::{Root, xattr};
+use crate::host::{Root, object, xattr};
 use crate::oci::layer::EntryPath;
 
 pub(super) fn path(root: &Root, path: &EntryPath) -> PathBuf {
@@ -71,6 +72,19 @@ pub(super) fn forget(root: &Root, entry: &EntryPath, batch: &mut file::Batch) ->
     if fs::symlink_metadata(&kept).is_ok() {
         root.allow("remove", &kept)?;
         batch.remove(&kept)?;
+    }
+    Ok(())
+}
+
+/// Removes what a crash left among the originals.
+pub(super) fn remove_temporary(root: &Root) -> Result<()> {
+    let mut directories = vec![root.state("originals")];
+    while let Some(directory) = directories.pop() {
+        change::remove_temporary_in(root, &directory)?;
+        let below = object::list(&directory)?.into_iter();
+        directories.extend(
+            below.filter(|path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())),
+        );
     }
     Ok(())
 }

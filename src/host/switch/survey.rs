@@ -1,7 +1,7 @@
 //! Comparing what two generations place with what is on the host: what there is
 //! to do at each path, decided before anything is done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
@@ -80,7 +80,7 @@ impl<'a> Way<'a> {
         {
             pairs.entry(path).or_default().1 = Some(placed);
         }
-        let before = Before::load(self.root)?;
+        let removable = self.removable()?;
         let mut steps = Vec::new();
         for (path, (old, new)) in pairs {
             let place = self.root.resolve(path)?;
@@ -93,7 +93,7 @@ impl<'a> Way<'a> {
                 old,
                 new,
             };
-            if let Some(action) = self.decide(&step, &before)? {
+            if let Some(action) = self.decide(&step, &removable)? {
                 step.action = action;
                 steps.push(step);
             }
@@ -101,7 +101,20 @@ impl<'a> Way<'a> {
         Ok(steps)
     }
 
-    fn decide(&self, step: &Step, before: &Before) -> Result<Option<Action>> {
+    /// The directories that chasi made and that the other part does not need.
+    fn removable(&self) -> Result<BTreeSet<EntryPath>> {
+        let mut directories = Before::load(self.root)?.directories;
+        for (path, _) in self
+            .other
+            .into_iter()
+            .flat_map(|manifest| manifest.of_part(self.part.other()))
+        {
+            directories.remove(path);
+        }
+        Ok(directories)
+    }
+
+    fn decide(&self, step: &Step, removable: &BTreeSet<EntryPath>) -> Result<Option<Action>> {
         match (step.old, step.new) {
             (Some(old), Some(new)) if class(old) != class(new) => Err(obstacle(
                 step.path,
@@ -109,17 +122,18 @@ impl<'a> Way<'a> {
             )),
             (_, Some(Placed::Directory(_))) => decide_directory(step),
             (Some(Placed::Directory(_)), None) => {
-                let needed = self
-                    .other
-                    .is_some_and(|other| other.host.contains_key(step.path));
-                Ok((before.directories.contains(step.path) && !needed).then_some(Action::Remove))
+                Ok(removable.contains(step.path).then_some(Action::Remove))
             }
             (_, Some(Placed::Block { content })) => {
                 let text = read_shared(step)?;
-                Ok((block::with(&text, content) != text).then_some(Action::Write))
+                let goal = block::with(text.as_deref(), content);
+                Ok((Some(goal) != text).then_some(Action::Write))
             }
             (Some(Placed::Block { .. }), None) => {
-                Ok(block::is_in(&read_shared(step)?).then_some(Action::Remove))
+                let text = read_shared(step)?;
+                Ok(text
+                    .is_some_and(|text| block::is_in(&text))
+                    .then_some(Action::Remove))
             }
             (old, Some(new)) => self.decide_write(step, old, new),
             (Some(old), None) => self.decide_remove(step, old),
@@ -186,10 +200,10 @@ fn decide_directory(step: &Step) -> Result<Option<Action>> {
     }
 }
 
-/// The text of a file that others own too; empty if there is none.
-pub(super) fn read_shared(step: &Step) -> Result<String> {
+/// The text of a file that others own too; none if there is no file.
+pub(super) fn read_shared(step: &Step) -> Result<Option<String>> {
     match &step.found {
-        Found::Nothing => return Ok(String::new()),
+        Found::Nothing => return Ok(None),
         Found::File { .. } => {}
         _ => return Err(obstacle(step.path, "is not a regular file")),
     }
@@ -201,7 +215,9 @@ pub(super) fn read_shared(step: &Step) -> Result<String> {
         return Err(obstacle(step.path, "is larger than 16 MiB"));
     }
     let bytes = fs::read(&step.place).or_err(Kind::System, failed)?;
-    String::from_utf8(bytes).map_err(|_| obstacle(step.path, "is not UTF-8 text"))
+    String::from_utf8(bytes)
+        .map(Some)
+        .map_err(|_| obstacle(step.path, "is not UTF-8 text"))
 }
 
 fn obstacle(path: &EntryPath, problem: &str) -> Error {

@@ -1,0 +1,216 @@
+//! What staging and switching do to a host, seen from outside.
+
+#[path = "support/host.rs"]
+mod support;
+
+use chasi::error::Kind;
+use chasi::host::Part;
+use chasi::host::generation;
+use chasi::host::switch::{self, Change, What};
+use support::{Host, directory, file, first, prepare, second};
+
+fn host() -> (tempfile::TempDir, Host) {
+    let directory = directory();
+    let host = Host::at(&directory.path().join("host"));
+    prepare(&host);
+    (directory, host)
+}
+
+#[test]
+fn a_generation_comes_to_life_and_leaves_without_a_trace() {
+    let (_directory, host) = host();
+    let before = host.live();
+    let recipe = first(&host);
+    let number = host.become_(&recipe);
+    assert_eq!(
+        host.read("etc/containerd/config.toml"),
+        "name = \"a\"\nversion = 1\n"
+    );
+    assert_eq!(
+        host.read("etc/hosts"),
+        "127.0.0.1 localhost\n# BEGIN chasi (the line above had no end)\n127.0.0.1 api.one\n# END chasi\n"
+    );
+    let target = |path: &str| {
+        std::fs::read_link(host.files.join(path))
+            .unwrap()
+            .display()
+            .to_string()
+    };
+    assert_eq!(
+        target("usr/local/bin/runc"),
+        "/var/lib/chasi/node/usr/bin/runc"
+    );
+    assert_eq!(
+        target("opt/cni/bin/bridge"),
+        "/var/lib/chasi/node/opt/cni/bin/bridge"
+    );
+    assert_eq!(
+        target("etc/systemd/system/multi-user.target.wants/containerd.service"),
+        "/etc/systemd/system/containerd.service"
+    );
+    assert_eq!(host.read("var/lib/chasi/node/usr/local/bin/ctr"), "ctr 1");
+    for part in Part::ALL {
+        assert!(
+            switch::diff(&host.root, part, Some(number))
+                .unwrap()
+                .is_empty()
+        );
+        host.switch(part, None).unwrap();
+    }
+    before.assert_same(&host.live(), "the host before and after");
+}
+
+#[test]
+fn there_and_back_is_byte_identical() {
+    let (_directory, host) = host();
+    let (one, two) = (first(&host), second(&host));
+    host.become_(&one);
+    let at_one = host.live();
+    let number = host.become_(&two);
+    assert_eq!(number, 2);
+    assert_eq!(host.read("etc/second.conf"), "2\n");
+    assert_eq!(
+        host.read("var/lib/chasi/originals/etc/second.conf"),
+        "mine\n"
+    );
+    assert!(!host.files.join("etc/deep").exists());
+    host.become_(&one);
+    at_one.assert_same(
+        &host.live(),
+        "the first generation, before and after the second",
+    );
+    assert_eq!(host.read("etc/second.conf"), "mine\n");
+}
+
+#[test]
+fn staging_again_finds_what_is_there() {
+    let (_directory, host) = host();
+    let recipe = first(&host);
+    let staged = host.stage(&recipe).unwrap();
+    let picture = host.picture();
+    let again = host.stage(&recipe).unwrap();
+    assert_eq!(
+        (staged.number, staged.reused, again.number, again.reused),
+        (1, false, 1, true)
+    );
+    picture.assert_same(&host.picture(), "staged once and twice");
+}
+
+#[test]
+fn what_a_user_changed_is_kept_and_told() {
+    let (_directory, host) = host();
+    let (one, two) = (first(&host), second(&host));
+    let number = host.become_(&one);
+    host.write("etc/containerd/config.toml", "changed by hand\n");
+    host.write("etc/removed.conf", "changed by hand\n");
+    std::fs::remove_file(host.files.join("usr/local/bin/ctr")).unwrap();
+    host.write("usr/local/bin/ctr", "my ctr\n");
+    let drift = switch::diff(&host.root, Part::Node, Some(number)).unwrap();
+    assert!(drift.is_empty());
+    assert_eq!(
+        drift.kept,
+        [
+            "/etc/containerd/config.toml",
+            "/etc/removed.conf",
+            "/usr/local/bin/ctr"
+        ]
+    );
+    host.become_(&two);
+    assert_eq!(host.read("etc/containerd/config.toml"), "changed by hand\n");
+    assert_eq!(host.read("etc/removed.conf"), "changed by hand\n");
+    assert_eq!(host.read("usr/local/bin/ctr"), "my ctr\n");
+}
+
+#[test]
+fn what_is_missing_or_has_another_mode_is_made_right() {
+    let (_directory, host) = host();
+    let number = host.become_(&first(&host));
+    let right = host.live();
+    std::fs::remove_file(host.files.join("etc/crictl.yaml")).unwrap();
+    std::fs::remove_file(host.files.join("usr/local/bin/ctr")).unwrap();
+    host.mode("etc/kubernetes/kubelet.env", 0o666);
+    host.write("etc/hosts", "127.0.0.1 localhost");
+    let changes = host.switch(Part::Node, Some(number)).unwrap();
+    let change = |path: &str, what| Change {
+        path: path.into(),
+        what,
+    };
+    assert_eq!(
+        changes.paths,
+        [
+            change("/etc/crictl.yaml", What::Add),
+            change("/etc/hosts", What::Change),
+            change("/etc/kubernetes/kubelet.env", What::Change),
+            change("/usr/local/bin/ctr", What::Add),
+        ]
+    );
+    right.assert_same(&host.live(), "the generation before and after");
+}
+
+#[test]
+fn an_obstacle_is_told_and_nothing_is_changed() {
+    let (_directory, host) = host();
+    let number = host.stage(&first(&host)).unwrap().number;
+    std::fs::remove_file(host.files.join("etc/crictl.yaml")).unwrap();
+    host.write("etc/crictl.yaml/x", "in the way\n");
+    let before = host.picture();
+    let error = host.switch(Part::Node, Some(number)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Check);
+    assert!(error.message().contains("`/etc/crictl.yaml`"), "{error}");
+    before.assert_same(&host.picture(), "before and after the refusal");
+}
+
+#[test]
+fn units_are_told_by_what_changes_for_them() {
+    let (_directory, host) = host();
+    host.become_(&first(&host));
+    let number = host.stage(&second(&host)).unwrap().number;
+    let changes = switch::diff(&host.root, Part::Node, Some(number)).unwrap();
+    assert_eq!(
+        changes.programs,
+        ["/usr/local/bin/containerd", "/usr/local/bin/runc"]
+    );
+    assert_eq!(changes.started, ["kubelet.service"]);
+    assert_eq!(changes.affected, ["containerd.service"]);
+    let back = switch::diff(&host.root, Part::Node, None).unwrap();
+    assert_eq!(back.stopped, ["containerd.service"]);
+}
+
+#[test]
+fn damage_in_the_tree_does_not_come_into_use() {
+    let (_directory, host) = host();
+    let before = host.live();
+    let number = host.stage(&first(&host)).unwrap().number;
+    let object = generation::tree(&host.root, number).join("etc/crictl.yaml");
+    std::fs::write(object, "endpoint: !\n").unwrap();
+    let error = host.switch(Part::Node, Some(number)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Integrity);
+    before.assert_same(&host.live(), "before and after the refusal");
+    let damage = chasi::host::object::Objects::open(&host.root)
+        .unwrap()
+        .check(&chasi::event::Context::silent())
+        .unwrap();
+    assert_eq!(damage.len(), 1);
+}
+
+#[test]
+fn generations_are_kept_as_long_as_they_are_needed() {
+    let (_directory, host) = host();
+    let mut numbers = Vec::new();
+    for version in ["1.33", "1.33", "1.34", "1.34", "1.34", "1.34"] {
+        let content = format!("{} {version}", numbers.len());
+        let mut recipe = host.recipe(&[&[("etc/x.conf", file(&content))]]);
+        recipe.kubernetes = Some(version.into());
+        numbers.push(host.stage(&recipe).unwrap().number);
+        if numbers.len() == 1 {
+            host.switch(Part::Node, Some(1)).unwrap();
+        }
+    }
+    let swept = generation::prune(&host.root).unwrap();
+    // 1 is in use, 2 is the one before the last change, 3 is neither.
+    assert_eq!(generation::numbers(&host.root).unwrap(), [1, 2, 4, 5, 6]);
+    assert_eq!(swept.objects, 1);
+    assert!(generation::remove(&host.root, 1).is_err());
+    host.switch(Part::Node, Some(6)).unwrap();
+    assert_eq!(host.read("etc/x.conf"), "5 1.34");
+}
