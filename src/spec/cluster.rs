@@ -50,7 +50,7 @@ pub struct Cluster {
     pub env: Environment,
     /// kubeadm's own documents, with nothing in them that chasi decides.
     pub kubeadm: KubeadmDocuments,
-    /// Files of the image that the Clusterfile replaces or changes.
+    /// Files of the image that the Clusterfile replaces.
     pub overrides: Vec<FileOverride>,
 }
 
@@ -367,6 +367,13 @@ pub struct MaskSizes {
     pub ipv6: u8,
 }
 
+impl Default for MaskSizes {
+    /// The controller manager's own defaults.
+    fn default() -> Self {
+        MaskSizes { ipv4: 24, ipv6: 64 }
+    }
+}
+
 impl MaskSizes {
     /// The prefix for a family.
     pub fn of(&self, family: Family) -> u8 {
@@ -452,25 +459,11 @@ pub struct KubeadmDocuments {
     pub kube_proxy: serde_json::Map<String, serde_json::Value>,
 }
 
-/// A file of the image that the Clusterfile replaces or changes: sealer's
-/// `Config`.
+/// A file of the image that the Clusterfile replaces: sealer's `Config`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileOverride {
     /// The path in the image, relative to its root, without `..`.
     pub path: String,
-    /// How.
-    pub strategy: OverrideStrategy,
-    /// The file, or the part that changes it.
+    /// What takes the file's place.
     pub data: String,
-}
-
-/// How a file of the image is changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OverrideStrategy {
-    /// The data takes the file's place.
-    Overwrite,
-    /// Each YAML document of the file gets those values of the data whose keys
-    /// it already has.
-    Merge,
 }

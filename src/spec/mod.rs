@@ -11,8 +11,7 @@ mod text;
 
 pub use cluster::{
     Cluster, Effect, Environment, EnvironmentValue, FileOverride, Host, Hosts, HostsEntry,
-    Kubernetes, Network, NodeAddresses, OverrideStrategy, Registry, Roles, Settings, Ssh, Swap,
-    Taint,
+    Kubernetes, Network, NodeAddresses, Registry, Roles, Settings, Ssh, Swap, Taint,
 };
 pub use clusterfile::Clusterfile;
 pub use text::Invalid;

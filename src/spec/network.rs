@@ -233,17 +233,17 @@ impl Cidr {
 
     /// Whether an address is in the network.
     pub fn contains(&self, address: IpAddr) -> bool {
-        mask(address, self.prefix) == self.first
+        Family::of(address) == self.family() && mask(address, self.prefix) == self.first
     }
 
     /// Whether the two have an address in common.
     pub fn overlaps(&self, other: &Cidr) -> bool {
         let shorter = self.prefix.min(other.prefix);
-        mask(self.first, shorter) == mask(other.first, shorter)
+        self.family() == other.family() && mask(self.first, shorter) == mask(other.first, shorter)
     }
 }
 
-/// Keeps the first `prefix` bits.
+/// Keeps the first `prefix` bits, of which the address must have as many.
 fn mask(address: IpAddr, prefix: u8) -> IpAddr {
     match address {
         IpAddr::V4(address) => {

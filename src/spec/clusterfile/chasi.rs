@@ -1,5 +1,6 @@
 //! From the shape of chasi's kind `Cluster` to a draft.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::access::Reader;
@@ -8,6 +9,7 @@ use super::draft::{Draft, HostDraft, Said};
 use super::problem::{Problem, Problems};
 use super::shape::{self, Role};
 use crate::spec::cluster::{Environment, Host, HostsEntry, NodeAddresses, Roles, Ssh, Swap, Taint};
+use crate::spec::name::{LabelKey, LabelValue};
 use crate::spec::network::{Address, Cidr, Family};
 
 /// Reads a document. `None` when something without which there is no cluster is
@@ -67,8 +69,8 @@ fn read_host(host: &shape::Host, ssh: &Ssh, reader: &Reader<'_>) -> Option<HostD
     };
     let roles = roles(&host.roles, problems);
     let taints: Vec<Taint> = items(&host.taints).map(|taint| taint.0.clone()).collect();
-    check_labels(host, problems);
-    check_taints(host, problems);
+    check_labels(&host.labels, problems);
+    check_taints(&host.taints, problems);
     let name = host.name.get()?.clone();
     let address = host.address.get()?.clone();
     let (node_addresses, node_span) = node_addresses(host, &address, problems);
@@ -169,12 +171,11 @@ const OWNED_LABELS: [&str; 4] = [
     "node-role.kubernetes.io/control-plane",
 ];
 
-fn check_labels(host: &shape::Host, problems: &Problems<'_>) {
-    let Some((said, labels)) = host
-        .labels
-        .as_ref()
-        .and_then(|said| Some((said, said.get()?)))
-    else {
+pub(super) fn check_labels(
+    said: &Option<At<BTreeMap<LabelKey, LabelValue>>>,
+    problems: &Problems<'_>,
+) {
+    let Some((said, labels)) = said.as_ref().and_then(|said| Some((said, said.get()?))) else {
         return;
     };
     for key in labels.keys() {
@@ -190,8 +191,8 @@ fn check_labels(host: &shape::Host, problems: &Problems<'_>) {
     }
 }
 
-fn check_taints(host: &shape::Host, problems: &Problems<'_>) {
-    let Some(taints) = host.taints.as_ref().and_then(At::get) else {
+pub(super) fn check_taints(said: &Option<At<Vec<At<shape::Taint>>>>, problems: &Problems<'_>) {
+    let Some(taints) = value(said) else {
         return;
     };
     for (index, said) in taints.iter().enumerate() {
@@ -244,20 +245,23 @@ fn read_settings(draft: &mut Draft, settings: &shape::Settings, problems: &Probl
     target.swap = value(&settings.swap).copied().unwrap_or(Swap::Off);
     target.set_hostname = value(&settings.set_hostname).copied().unwrap_or(true);
     for entry in items(&settings.hosts) {
-        let Some(ip) = entry.ip.get() else { continue };
-        let names: Vec<_> = entry
-            .names
-            .get()
-            .into_iter()
-            .flatten()
-            .filter_map(At::get)
-            .cloned()
-            .collect();
-        if entry.names.get().is_some_and(Vec::is_empty) {
-            problems.say(&entry.names.span, "the entry has no name");
-        }
-        target.hosts.push(HostsEntry { ip: ip.0, names });
+        target.hosts.extend(hosts_entry(entry, problems));
     }
+}
+
+/// A line of `/etc/hosts`.
+pub(super) fn hosts_entry(
+    entry: &shape::HostsEntry,
+    problems: &Problems<'_>,
+) -> Option<HostsEntry> {
+    let said = entry.names.get()?;
+    if said.is_empty() {
+        problems.say(&entry.names.span, "the entry has no name");
+    }
+    Some(HostsEntry {
+        ip: entry.ip.get()?.0,
+        names: said.iter().filter_map(At::get).cloned().collect(),
+    })
 }
 
 fn cidrs(said: &Option<At<Vec<At<Cidr>>>>) -> Option<Said<Vec<Said<Cidr>>>> {
@@ -279,7 +283,8 @@ fn environment(said: &Option<At<shape::Variables>>) -> Environment {
         .collect()
 }
 
-fn value<T>(said: &Option<At<T>>) -> Option<&T> {
+/// The value of a field, when it is there and right.
+pub(super) fn value<T>(said: &Option<At<T>>) -> Option<&T> {
     said.as_ref()?.get()
 }
 
@@ -288,6 +293,7 @@ fn said<T: Clone>(said: &Option<At<T>>) -> Option<Said<T>> {
     Some(Said::new(said.get()?.clone(), &said.span))
 }
 
-fn items<T>(said: &Option<At<Vec<At<T>>>>) -> impl Iterator<Item = &T> {
+/// The right items of a list.
+pub(super) fn items<T>(said: &Option<At<Vec<At<T>>>>) -> impl Iterator<Item = &T> {
     value(said).into_iter().flatten().filter_map(At::get)
 }

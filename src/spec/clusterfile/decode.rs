@@ -51,6 +51,9 @@ impl<T> At<T> {
 const AT: &str = "chasi::At";
 pub(super) const SCALAR: &str = "chasi::Scalar";
 
+/// What a boolean is called in messages.
+const BOOLEAN: &str = "`true` or `false`";
+
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct AtVisitor<T>(PhantomData<T>);
@@ -191,7 +194,12 @@ impl de::Error for Fault {
     fn invalid_value(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
         match unexpected {
             de::Unexpected::Unsigned(number) => {
-                Fault::new(format!("{number} is out of range: expected {expected}"))
+                // What serde itself says of its own integers.
+                let expected = match expected.to_string().as_str() {
+                    "u8" => "at most 255".to_owned(),
+                    other => format!("expected {other}"),
+                };
+                Fault::new(format!("{number} is out of range: {expected}"))
             }
             _ => Fault::new(format!("expected {expected}, found {unexpected}")),
         }
@@ -244,6 +252,11 @@ impl<'a> Decoder<'a> {
             (Value::Number(written, _), "text") => {
                 fault.hint(format!("put it in quotes: \"{written}\""))
             }
+            (Value::Text(text), BOOLEAN) => match text.to_lowercase().as_str() {
+                "yes" | "on" | "y" => fault.hint("write `true`"),
+                "no" | "off" | "n" => fault.hint("write `false`"),
+                _ => fault,
+            },
             (Value::Bool(value), "text") => fault.hint(format!("put it in quotes: \"{value}\"")),
             (Value::Text(_) | Value::Number(..), "a list") => {
                 fault.hint("put it in brackets: [ … ]")
@@ -296,7 +309,7 @@ impl<'de, 'a> Deserializer<'de> for Decoder<'a> {
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match self.node.value {
             Value::Bool(value) => self.located(visitor.visit_bool(value)),
-            _ => Err(self.expected("`true` or `false`")),
+            _ => Err(self.expected(BOOLEAN)),
         }
     }
 

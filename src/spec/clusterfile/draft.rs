@@ -7,6 +7,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::ops::Range;
 
+use super::kubeadm;
 use super::problem::{Problem, Problems};
 use crate::spec::certificate::{CertificateName, Validity};
 use crate::spec::cluster::{
@@ -101,11 +102,13 @@ impl Draft {
 
     /// Checks that all of it fits together. What does not is added to
     /// `problems`; `None` means that there is no cluster without a repair.
-    pub(super) fn finish(self, problems: &Problems<'_>) -> Option<Cluster> {
+    pub(super) fn finish(mut self, problems: &Problems<'_>) -> Option<Cluster> {
         check_hosts(&self.hosts, problems);
         let kubernetes = self.kubernetes(problems)?;
         let network = self.network(problems)?;
         check_addresses(&self.hosts.value, &network, problems);
+        let families: Vec<_> = network.families().collect();
+        kubeadm::complete(&mut self, &network.node_cidr_mask_sizes, &families);
         Some(Cluster {
             name: self.name,
             image: self.image,
@@ -210,9 +213,10 @@ impl Draft {
         services
             .iter()
             .for_each(|service| check_service(service, problems));
+        let defaults = MaskSizes::default();
         let sizes = MaskSizes {
-            ipv4: said_or(&self.mask_ipv4, 24),
-            ipv6: said_or(&self.mask_ipv6, 64),
+            ipv4: said_or(&self.mask_ipv4, defaults.ipv4),
+            ipv6: said_or(&self.mask_ipv6, defaults.ipv6),
         };
         for pod in &pods {
             let said = match pod.value.family() {
@@ -319,7 +323,11 @@ fn check_mask(
 ) {
     let (family, prefix) = (pod.value.family(), pod.value.prefix());
     let mask = sizes.of(family);
-    if mask > family.bits() || mask < prefix {
+    if mask > family.bits() {
+        // Said where it was read.
+        return;
+    }
+    if mask < prefix {
         problems.say(
             span,
             format!(

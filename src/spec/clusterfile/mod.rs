@@ -12,8 +12,11 @@ mod arguments;
 mod chasi;
 mod decode;
 mod draft;
+mod kubeadm;
+mod kubeadm_rules;
 mod problem;
 mod schema;
+mod sealer;
 mod shape;
 mod tree;
 
@@ -100,9 +103,19 @@ impl Clusterfile {
     }
 }
 
-/// What a document is, by its `kind` and `apiVersion`.
-enum DocumentKind {
-    Cluster,
+/// The documents of a file, by what they are.
+#[derive(Default)]
+struct Documents<'a> {
+    cluster: Option<(&'a Node, Origin)>,
+    configs: Vec<&'a Node>,
+    kubeadm: Vec<(kubeadm::Kind, &'a Node)>,
+}
+
+/// Whose kind of cluster it is.
+#[derive(Clone, Copy)]
+enum Origin {
+    Chasi,
+    Sealer,
 }
 
 fn read_documents(
@@ -111,51 +124,132 @@ fn read_documents(
     problems: &Problems<'_>,
 ) -> Option<Cluster> {
     let reader = Reader { places, problems };
-    let mut cluster = None;
+    let mut sorted = Documents::default();
     for document in documents {
-        match classify(document, problems)? {
-            DocumentKind::Cluster => cluster = Some(document),
-        }
+        sort(document, &mut sorted, problems);
     }
-    let Some(document) = cluster else {
-        problems.add(
-            Problem::new(0..0, "the file describes no cluster").hint(
-                "see `Clusterfile.example`, or `chasi run --help` for how to do without a file",
-            ),
-        );
+    let Some((document, origin)) = sorted.cluster else {
+        if problems.is_empty() {
+            problems.add(
+                Problem::new(0..0, "the file describes no cluster")
+                    .hint("write a document of kind `Cluster`, as `Clusterfile.example` has it"),
+            );
+        }
         return None;
     };
-    let shape: shape::Document = decode::decode(document, problems)?;
-    chasi::draft(&shape, &reader)?.finish(problems)
+    let draft = match origin {
+        Origin::Chasi => {
+            let shape: shape::Document = decode::decode(document, problems)?;
+            chasi::draft(&shape, &reader)
+        }
+        Origin::Sealer => {
+            let shape: sealer::Document = decode::decode(document, problems)?;
+            sealer::draft(&shape, &reader)
+        }
+    };
+    let overrides: Vec<_> = sorted
+        .configs
+        .iter()
+        .filter_map(|document| sealer::config(&decode::decode(document, problems)?, problems))
+        .collect();
+    let mut draft = draft?;
+    draft.overrides = overrides;
+    for (kind, document) in sorted.kubeadm {
+        kubeadm::read(kind, document, &mut draft, problems);
+    }
+    draft.finish(problems)
 }
 
-fn classify(document: &Node, problems: &Problems<'_>) -> Option<DocumentKind> {
+/// All kinds that a file may have.
+const KINDS: [&str; 2] = ["Cluster", "Config"];
+
+fn sort<'a>(document: &'a Node, sorted: &mut Documents<'a>, problems: &Problems<'_>) {
     if !matches!(document.value, Value::Map(_)) {
-        problems.say(
-            &document.span,
-            format!(
-                "expected a mapping with `apiVersion` and `kind`, found {}",
-                document.describe()
-            ),
-        );
-        return None;
+        let what = document.describe();
+        let message = format!("expected a mapping with `apiVersion` and `kind`, found {what}");
+        return problems.say(&document.span, message);
     }
-    let text = |name: &str| document.get(name).and_then(Node::as_text);
-    match (text("apiVersion"), text("kind")) {
-        (Some(shape::API_VERSION), Some("Cluster")) => Some(DocumentKind::Cluster),
-        (_, kind) => {
-            let span = document
-                .get("kind")
-                .map_or(&document.span, |node| &node.span);
-            let problem = Problem::new(
-                span.clone(),
-                format!("unknown kind `{}`", kind.unwrap_or("")),
+    let text = |name: &str| {
+        document
+            .get(name)
+            .and_then(Node::as_text)
+            .unwrap_or_default()
+    };
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    let group = version.split('/').next().unwrap_or_default();
+    let is_sealer = group.starts_with("sealer.");
+    if let Some(known) = kubeadm::Kind::of(kind) {
+        if sorted.kubeadm.iter().any(|(other, _)| *other == known) {
+            problems.say(
+                &document.span,
+                format!("a second document of kind `{kind}`"),
             );
-            problems.add(match nearest(kind.unwrap_or(""), ["Cluster"]) {
-                Some(known) => problem.hint(format!("did you mean `{known}`?")),
-                None => problem,
-            });
-            None
+        }
+        return sorted.kubeadm.push((known, document));
+    }
+    match (version, kind) {
+        (shape::API_VERSION, "Cluster") => one(document, Origin::Chasi, sorted, problems),
+        ("sealer.cloud/v2", "Cluster") => one(document, Origin::Sealer, sorted, problems),
+        (_, "Config") if is_sealer => sorted.configs.push(document),
+        (_, "Plugin") if is_sealer => sealer::refuse_plugin(document, problems),
+        (_, "Application") if is_sealer => unsupported(
+            document,
+            "sealer's applications are not supported",
+            "put the manifests into the cluster image, below `chasi/manifests`",
+            problems,
+        ),
+        (_, "Cluster") => {
+            let node = document.get("apiVersion");
+            let span = node.map_or(&document.span, |node| &node.span);
+            let hint = format!(
+                "write `{}`; of sealer's, `sealer.cloud/v2` is read",
+                shape::API_VERSION
+            );
+            let message = match node {
+                Some(_) => format!("a cluster of version `{version}` cannot be read"),
+                None => "`apiVersion` is missing".to_owned(),
+            };
+            problems.add(Problem::new(span.clone(), message).hint(hint));
+        }
+        (_, "") => problems.say(&document.span, "`kind` is missing"),
+        _ => {
+            let known = KINDS.into_iter().chain(kubeadm::Kind::NAMES);
+            let hint = match nearest(kind, known.clone()) {
+                Some(known) => format!("did you mean `{known}`?"),
+                None => format!(
+                    "known are {}",
+                    known
+                        .map(|kind| format!("`{kind}`"))
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                ),
+            };
+            unsupported(document, &format!("unknown kind `{kind}`"), &hint, problems);
         }
     }
+}
+
+fn one<'a>(
+    document: &'a Node,
+    origin: Origin,
+    sorted: &mut Documents<'a>,
+    problems: &Problems<'_>,
+) {
+    if sorted.cluster.is_some() {
+        let hint = "write one file for each cluster";
+        return unsupported(
+            document,
+            "a second cluster in the same file",
+            hint,
+            problems,
+        );
+    }
+    sorted.cluster = Some((document, origin));
+}
+
+fn unsupported(document: &Node, message: &str, hint: &str, problems: &Problems<'_>) {
+    let span = document
+        .get("kind")
+        .map_or(&document.span, |node| &node.span);
+    problems.add(Problem::new(span.clone(), message).hint(hint));
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use crate::error::{Error, Kind, Snippet};
 
 /// How many problems are kept. A file with more is of another kind altogether.
-const KEPT: usize = 20;
+const KEPT: usize = 50;
 
 /// Something wrong at a place.
 #[derive(Clone, Debug)]

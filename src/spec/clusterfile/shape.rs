@@ -264,7 +264,7 @@ pub(super) struct Settings {
 }
 
 /// A line of `/etc/hosts`.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HostsEntry {
     /// The address.

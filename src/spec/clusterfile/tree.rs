@@ -130,10 +130,17 @@ fn syntax_error(error: &serde_saphyr::Error, text: &str) -> Problem {
     let span = error
         .location()
         .map_or(0..0, |location| span(&location, text));
-    match error.without_snippet() {
+    let mut cause = error.without_snippet();
+    while let Yaml::AliasError { error, .. } = cause {
+        cause = error.without_snippet();
+    }
+    match cause {
         Yaml::DuplicateMappingKey { key: Some(key), .. } => {
-            Problem::new(span, format!("`{key}` is given twice"))
-                .hint("keep one of the two entries")
+            Problem::new(span, format!("`{key}` is given twice")).hint(match key.as_str() {
+                // What this is when documents were put together carelessly.
+                "apiVersion" | "kind" => "separate documents with a line `---`",
+                _ => "keep one of the two entries",
+            })
         }
         Yaml::MergeKeyNotAllowed { .. } => {
             Problem::new(span, "merge keys (`<<`) are not supported")

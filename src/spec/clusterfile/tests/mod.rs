@@ -1,5 +1,10 @@
 //! What a Clusterfile may say, and what it is told when it says something else.
 
+mod example;
+mod kubeadm;
+mod sealer;
+mod validation;
+
 use std::path::Path;
 
 use super::*;
