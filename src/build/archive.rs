@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 
 use super::cache::Cache;
-use crate::digest::Digest;
+use super::stoppable::Stoppable;
+use crate::digest::{Digest, Hashing};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event;
 use crate::oci::layer::{Limits, Node, Reader};
@@ -63,7 +64,7 @@ pub struct ListedFile {
 
 /// What is in the archive whose digest is `digest`; `open` opens it, if it must
 /// be read. `name` is what messages call it. All its files are in the cache
-/// afterwards.
+/// afterwards. Fails with [`Kind::Integrity`] when the archive has another digest.
 pub fn list(
     events: &event::Context,
     cache: &Cache,
@@ -80,7 +81,24 @@ pub fn list(
     {
         return Ok(listing);
     }
-    let listing = read(events, cache, open()?, name)?;
+    let mut file = Hashing::new(Stoppable {
+        inner: open()?,
+        events,
+    });
+    let listing = read(events, cache, &mut file, name);
+    events.check_cancelled()?;
+    let listing = listing?;
+    // What the reader had no use for counts as well.
+    io::copy(&mut file, &mut io::sink())
+        .or_err(Kind::System, || format!("cannot read the archive `{name}`"))?;
+    let (_, found, _) = file.finish();
+    if found != *digest {
+        return Err(Error::new(
+            Kind::Integrity,
+            format!("the archive `{name}` has the digest {found}, expected {digest}"),
+        )
+        .hint("it was changed while the image was built, or the cache was damaged: remove it and build again"));
+    }
     cache.write_record("archives", digest, &listing)?;
     Ok(listing)
 }
@@ -92,14 +110,21 @@ fn is_kept(cache: &Cache, node: &ListedNode) -> bool {
     }
 }
 
-fn read(events: &event::Context, cache: &Cache, mut file: File, name: &str) -> Result<Listing> {
+fn read(
+    events: &event::Context,
+    cache: &Cache,
+    mut file: impl Read,
+    name: &str,
+) -> Result<Listing> {
     let not_unpacked = |error: Error| {
         error.hint(
             "`--unpack` takes tar, tar.gz and tar.zst; leave it out to keep the file as it is",
         )
     };
-    check_kind(&mut file, name).map_err(not_unpacked)?;
-    let mut reader = Reader::new(file, format!("the archive `{name}`"), Limits::default())
+    let magic = read_magic(&mut file, name)?;
+    check_kind(&magic, name).map_err(not_unpacked)?;
+    let whole = magic.as_slice().chain(file);
+    let mut reader = Reader::new(whole, format!("the archive `{name}`"), Limits::default())
         .map_err(not_unpacked)?;
     let mut entries: Vec<Listed> = Vec::new();
     let mut files: HashMap<String, usize> = HashMap::new();
@@ -144,16 +169,18 @@ fn read(events: &event::Context, cache: &Cache, mut file: File, name: &str) -> R
     })
 }
 
-/// Says clearly what is not unpacked; leaves the file at its beginning.
-fn check_kind(file: &mut File, name: &str) -> Result<()> {
-    let cannot = || format!("cannot read the archive `{name}`");
+/// The first bytes, which tell what kind of archive it is.
+fn read_magic(file: &mut impl Read, name: &str) -> Result<Vec<u8>> {
     let mut magic = Vec::new();
-    Read::by_ref(file)
-        .take(6)
+    file.take(6)
         .read_to_end(&mut magic)
-        .or_err(Kind::System, cannot)?;
-    file.rewind().or_err(Kind::System, cannot)?;
-    let kind = match magic.as_slice() {
+        .or_err(Kind::System, || format!("cannot read the archive `{name}`"))?;
+    Ok(magic)
+}
+
+/// Says clearly what is not unpacked.
+fn check_kind(magic: &[u8], name: &str) -> Result<()> {
+    let kind = match magic {
         [0xfd, b'7', b'z', b'X', b'Z', 0] => "xz",
         [b'P', b'K', 3 | 5, ..] => "zip",
         [b'B', b'Z', b'h', ..] => "bzip2",
@@ -272,6 +299,18 @@ mod tests {
         listed("/nowhere".into()).unwrap_err();
         listed(path).unwrap();
         assert!(fixture.cache.file(&Digest::of("abc")).exists());
+    }
+
+    #[test]
+    fn an_archive_that_is_not_what_it_was_is_refused() {
+        let fixture = Fixture::new();
+        let path = fixture.directory.path().join("archive");
+        std::fs::write(&path, archive()).unwrap();
+        let open = || File::open(&path).or_err(Kind::System, || "gone");
+        let events = event::Context::silent();
+        let error = list(&events, &fixture.cache, &Digest::of("other"), "a.tar", open).unwrap_err();
+        assert_eq!(error.kind(), Kind::Integrity);
+        assert!(error.message().contains(&Digest::of("other").to_string()));
     }
 
     #[test]

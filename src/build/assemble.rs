@@ -10,6 +10,7 @@ use super::context::{Context, Found, Node as FoundNode, Selected, Stamp, join};
 use super::download::{Download, name_of};
 use super::manifests::{self, Report};
 use super::stamps::{Hashed, Stamps};
+use super::templates;
 use super::tree::{Content, Entry, FileNode, Node, Tree};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event;
@@ -250,40 +251,52 @@ impl Assembly<'_> {
         Ok(())
     }
 
-    /// Reads the Kubernetes objects in a tree.
-    pub fn read_manifests(&self, tree: &Tree, report: &mut Report) -> Result<()> {
+    /// Reads the Kubernetes objects and checks the templates in a tree.
+    pub fn read_texts(&self, tree: &Tree, report: &mut Report) -> Result<()> {
         for (path, entry) in tree.entries() {
             let Node::File(file) = &entry.node else {
                 continue;
             };
-            if !manifests::is_manifest(path.as_str()) {
+            let path = path.as_str();
+            let (manifest, template) = (manifests::is_manifest(path), templates::is_template(path));
+            if !manifest && !template {
                 continue;
             }
             let shown = match &file.content {
                 Content::Context { path, .. } => self.context.shown(path),
-                Content::Cache(_) => path.to_string(),
+                Content::Cache(_) => path.to_owned(),
             };
-            if file.size > manifests::LIMIT {
-                return Err(Error::new(
-                    Kind::Input,
-                    format!(
-                        "the manifest `{shown}` is larger than {} bytes",
-                        manifests::LIMIT
-                    ),
-                ));
+            let limit = if template {
+                templates::LIMIT
+            } else {
+                manifests::LIMIT
+            };
+            let text = self.text(file, &shown, limit)?;
+            if template {
+                templates::check(&shown, &text)?;
             }
-            let cannot = || format!("cannot read `{shown}` as text");
-            let open = match &file.content {
-                Content::Context { path, .. } => self.context.open_file(path)?.0,
-                Content::Cache(path) => File::open(path).or_err(Kind::System, cannot)?,
-            };
-            let mut text = String::new();
-            open.take(manifests::LIMIT)
-                .read_to_string(&mut text)
-                .or_err(Kind::Input, cannot)?;
-            report.read(path.as_str(), &shown, &text)?;
+            if manifest {
+                report.read(path, &shown, &text)?;
+            }
         }
         Ok(())
+    }
+
+    fn text(&self, file: &FileNode, shown: &str, limit: u64) -> Result<String> {
+        let cannot = || format!("cannot read `{shown}` as text");
+        if file.size > limit {
+            return Err(Error::new(Kind::Input, cannot())
+                .because(format!("it is larger than {limit} bytes")));
+        }
+        let open = match &file.content {
+            Content::Context { path, .. } => self.context.open_file(path)?.0,
+            Content::Cache(path) => File::open(path).or_err(Kind::System, cannot)?,
+        };
+        let mut text = String::new();
+        open.take(limit)
+            .read_to_string(&mut text)
+            .or_err(Kind::Input, cannot)?;
+        Ok(text)
     }
 
     /// Points an error at the step, unless it points somewhere already.

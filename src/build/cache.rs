@@ -36,6 +36,8 @@ const RECORD_LIMIT: u64 = 1 << 30;
 /// How much is copied at once.
 const BUFFER: usize = 256 << 10;
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// How long something stays that no build uses.
 const KEPT: Duration = Duration::from_secs(60 * 24 * 3600);
 
@@ -90,13 +92,12 @@ impl Cache {
     /// Whether a file of the cache has the size that it should have, and remembers
     /// that it was used.
     pub fn has(&self, path: &Path, size: u64) -> bool {
-        let Ok(file) = File::open(path) else {
+        let Ok(metadata) = path.metadata() else {
             return false;
         };
-        let whole = file.metadata().is_ok_and(|metadata| metadata.len() == size);
+        let whole = metadata.is_file() && metadata.len() == size;
         if whole {
-            // Only decides when it may be removed.
-            let _ = file.set_modified(SystemTime::now());
+            touch(path, &metadata);
         }
         whole
     }
@@ -107,7 +108,9 @@ impl Cache {
         let mut bytes = Vec::new();
         (&file).take(RECORD_LIMIT).read_to_end(&mut bytes).ok()?;
         let record = serde_json::from_slice(&bytes).ok()?;
-        let _ = file.set_modified(SystemTime::now());
+        if let Ok(metadata) = file.metadata() {
+            touch(&self.record(kind, name), &metadata);
+        }
         Some(record)
     }
 
@@ -191,11 +194,21 @@ impl Cache {
             sweep(&self.root.join(name), depth, KEPT);
         }
         sweep(&self.root.join("partial"), 0, KEPT);
-        sweep(
-            &self.root.join("incoming"),
-            0,
-            Duration::from_secs(24 * 3600),
-        );
+        sweep(&self.root.join("incoming"), 0, DAY);
+    }
+}
+
+/// Remembers that a file was used, once a day: it only decides when the file may
+/// be removed.
+fn touch(path: &Path, metadata: &fs::Metadata) {
+    let age = metadata
+        .modified()
+        .ok()
+        .and_then(|modified| modified.elapsed().ok());
+    if age.is_some_and(|age| age > DAY)
+        && let Ok(file) = File::open(path)
+    {
+        let _ = file.set_modified(SystemTime::now());
     }
 }
 

@@ -51,7 +51,7 @@ mod tests {
         let (a, b) = (Digest::of("a"), Digest::of("b"));
         let (ha, hb) = (a.hex(), b.hex());
         for (text, name, expected) in [
-            (format!("{ha}"), "x", a),
+            (ha.clone(), "x", a),
             (format!("{ha}\n"), "x", a),
             (format!("{a}\n"), "x", a),
             (format!("{}\n", ha.to_uppercase()), "x", a),

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -15,16 +16,20 @@ use super::cache::Cache;
 use super::context::{Context, Stamp};
 use super::pieces::Piece;
 use super::stamps::{self, Hashed};
+use super::stoppable::Stoppable;
 use super::tree::{Content, Entry, FileNode, Node};
 use crate::digest::{Digest, Hashing};
 use crate::error::{Kind, Result, ResultExt};
-use crate::event;
+use crate::event::{self, Event};
 use crate::oci::layer::{EntryPath, Writer};
 use crate::oci::store::Hold;
 use crate::oci::{Blob, media};
 
 /// Changes whenever the bytes of a layer with the same entries may change.
 const FORMAT: u32 = 1;
+
+/// After so many bytes it is told how far writing is.
+const TOLD: u64 = 8 << 20;
 
 /// What a piece became.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -65,31 +70,37 @@ impl Layers<'_> {
     /// in the order of the pieces.
     pub fn write(&self, pieces: &[&Piece]) -> Result<Vec<Done>> {
         let workers = workers(pieces.len());
+        let meter = Meter {
+            events: self.events,
+            done: AtomicU64::new(0),
+            total: pieces.iter().map(|piece| size(piece)).sum(),
+        };
         let mut order: Vec<usize> = (0..pieces.len()).collect();
         // The largest first, or one that comes last keeps one core busy alone.
         order.sort_by_key(|index| std::cmp::Reverse(size(pieces[*index])));
         let mut done = order
             .into_par_iter()
             .with_max_len(1)
-            .map(|index| Ok((index, self.piece(pieces[index], workers)?)))
+            .map(|index| Ok((index, self.piece(pieces[index], workers, &meter)?)))
             .collect::<Result<Vec<_>>>()?;
         done.sort_by_key(|(index, _)| *index);
         Ok(done.into_iter().map(|(_, done)| done).collect())
     }
 
-    fn piece(&self, piece: &Piece, workers: u32) -> Result<Done> {
+    fn piece(&self, piece: &Piece, workers: u32, meter: &Meter) -> Result<Done> {
         self.events.check_cancelled()?;
         let key = key(piece);
         if self.reuse
             && let Some(written) = self.cache.read_record::<Written>("layers", &key)
             && self.hold.contains(&written.blob)
         {
+            meter.add(size(piece));
             return Ok(Done {
                 written,
                 cached: true,
             });
         }
-        let written = self.write_piece(piece, workers)?;
+        let written = self.write_piece(piece, workers, meter)?;
         self.cache.write_record("layers", &key, &written)?;
         Ok(Done {
             written,
@@ -97,7 +108,7 @@ impl Layers<'_> {
         })
     }
 
-    fn write_piece(&self, piece: &Piece, workers: u32) -> Result<Written> {
+    fn write_piece(&self, piece: &Piece, workers: u32, meter: &Meter) -> Result<Written> {
         let failed = || "cannot write a layer";
         let mut writer =
             Writer::with_workers(self.hold.writer()?, workers).or_err(Kind::System, failed)?;
@@ -110,7 +121,10 @@ impl Layers<'_> {
                 Node::Link(target) => writer
                     .symlink(path, &entry.meta, target)
                     .or_err(Kind::System, failed)?,
-                Node::File(file) => self.write_file(&mut writer, path, entry, file)?,
+                Node::File(file) => {
+                    self.write_file(&mut writer, path, entry, file)?;
+                    meter.add(file.size);
+                }
             }
         }
         let written = writer.finish().or_err(Kind::System, failed)?;
@@ -129,30 +143,65 @@ impl Layers<'_> {
         file: &FileNode,
     ) -> Result<()> {
         let failed = || format!("cannot write `{path}` into a layer");
+        let mut write = |content: &mut dyn Read| {
+            let content = Stoppable {
+                inner: content,
+                events: self.events,
+            };
+            let outcome = writer.file(path, &entry.meta, file.size, content);
+            self.events.check_cancelled()?;
+            outcome.or_err(Kind::System, failed)
+        };
         match &file.content {
             Content::Context {
                 path: source,
                 hashed,
             } => {
                 let mut content = Unchanged::open(self.context, source, hashed)?;
-                let outcome = writer.file(path, &entry.meta, file.size, &mut content);
-                if !content.finish()? {
-                    return Err(stamps::changed(self.context, source));
+                let outcome = write(&mut content);
+                // What changed meanwhile explains every other failure.
+                let same = content.finish(outcome.is_ok())?;
+                match same {
+                    true => outcome,
+                    false => Err(stamps::changed(self.context, source)),
                 }
-                outcome.or_err(Kind::System, failed)
             }
             Content::Cache(source) => {
+                if !self.cache.has(source, file.size) {
+                    return Err(self.cache.damaged(source));
+                }
                 let open = File::open(source).or_err(Kind::System, || {
                     format!("cannot read `{}`", source.display())
                 })?;
                 let mut content = Hashing::new(open);
-                let outcome = writer.file(path, &entry.meta, file.size, &mut content);
-                let (_, digest, length) = content.finish();
-                if (digest, length) != (file.digest, file.size) {
-                    return Err(self.cache.damaged(source));
+                write(&mut content)?;
+                match content.finish() {
+                    (_, digest, _) if digest == file.digest => Ok(()),
+                    _ => Err(self.cache.damaged(source)),
                 }
-                outcome.or_err(Kind::System, failed)
             }
+        }
+    }
+}
+
+/// Tells how far writing is.
+struct Meter<'a> {
+    events: &'a event::Context,
+    done: AtomicU64,
+    total: u64,
+}
+
+impl Meter<'_> {
+    /// Counts bytes, and tells of it every few megabytes.
+    fn add(&self, bytes: u64) {
+        let before = self.done.fetch_add(bytes, Ordering::Relaxed);
+        if before / TOLD != (before + bytes) / TOLD {
+            self.events.emit(Event::Progress {
+                host: None,
+                item: "layers".to_owned(),
+                done: before + bytes,
+                total: Some(self.total),
+            });
         }
     }
 }
@@ -202,15 +251,16 @@ impl Unchanged {
         })
     }
 
-    /// Whether it did not change while it was read.
-    fn finish(self) -> Result<bool> {
+    /// Whether it did not change while it was read; its content counts only when it
+    /// was read whole.
+    fn finish(self, whole: bool) -> Result<bool> {
         let (file, same) = match self.file {
             Watched::ByStamp(file) => (file, true),
             Watched::ByContent(file) => {
                 let (file, digest, length) = file.finish();
                 (
                     file,
-                    (digest, length) == (self.hashed.digest, self.hashed.stamp.size),
+                    !whole || (digest, length) == (self.hashed.digest, self.hashed.stamp.size),
                 )
             }
         };

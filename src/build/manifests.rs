@@ -66,11 +66,7 @@ pub fn is_manifest(path: &str) -> bool {
     let Some(name) = path.strip_prefix(DIRECTORY) else {
         return false;
     };
-    let name = name.strip_suffix(".j2").unwrap_or(name);
-    !name.contains('/')
-        && [".yaml", ".yml", ".json"]
-            .iter()
-            .any(|end| name.ends_with(end))
+    !name.contains('/') && (name.ends_with(".yaml") || name.ends_with(".yaml.j2"))
 }
 
 impl Report {
@@ -486,7 +482,7 @@ apiVersion: networking.k8s.io/v1
 kind: Ingress
 metadata: {name: i, annotations: {image: x}}
 ";
-        let report = read("chasi/manifests/a.yml", text);
+        let report = read("chasi/manifests/a.yaml", text);
         assert_eq!(
             images(&report),
             [("busybox:1", "Pod helper", "spec.containers[0].image")]
@@ -577,8 +573,9 @@ spec:
     fn only_files_that_are_applied_are_manifests() {
         for (path, expected) in [
             ("chasi/manifests/a.yaml", true),
-            ("chasi/manifests/a.yml.j2", true),
-            ("chasi/manifests/a.json", true),
+            ("chasi/manifests/a.yaml.j2", true),
+            ("chasi/manifests/a.yml", false),
+            ("chasi/manifests/a.json", false),
             ("chasi/manifests/a.txt", false),
             ("chasi/manifests/deep/a.yaml", false),
             ("etc/chasi/manifests/a.yaml", false),

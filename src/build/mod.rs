@@ -32,7 +32,9 @@ mod pieces;
 mod plan;
 mod run;
 mod stamps;
+mod stoppable;
 mod summary;
+mod templates;
 mod tree;
 
 use std::collections::BTreeMap;

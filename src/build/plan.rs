@@ -8,6 +8,7 @@ use super::Request;
 use super::context::Context;
 use super::images::Wanted;
 use crate::error::{Error, Kind, Result, ResultExt, Snippet};
+use crate::event;
 use crate::oci::image::LayerKind;
 use crate::oci::{Platform, Reference};
 use crate::spec::kubefile::{Arguments, Kubefile, Layer, Recipe, Section, Spanned, nearest};
@@ -166,11 +167,16 @@ fn listed(path: &str, text: &str) -> Result<Vec<Wanted>> {
     Ok(images)
 }
 
-/// Runs blocking work off the reactor.
+/// Runs blocking work off the reactor. When the caller is dropped, because another
+/// part of the build failed, the work's context is cancelled, and it ends soon.
 pub async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
+    events: &event::Context,
+    work: impl FnOnce(&event::Context) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work)
+    let mut own = events.clone();
+    own.cancel = events.cancel.child_token();
+    let _end = own.cancel.clone().drop_guard();
+    tokio::task::spawn_blocking(move || work(&own))
         .await
         .or_err(Kind::Failed, || "the build ended abruptly")?
 }

@@ -1,6 +1,6 @@
 //! One build, from the Kubefile to the name in the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -56,7 +56,8 @@ pub async fn build(events: &event::Context, request: &Request, tools: &Tools) ->
     let mut images = Images::default();
     let mut builder = Builder::new();
     let mut rootfs = Vec::new();
-    for platform in &request.platforms {
+    let platforms: BTreeSet<&Platform> = request.platforms.iter().collect();
+    for platform in platforms {
         let (resolved, assembled, labels) = build.platform(platform, &mut images).await?;
         lock.set(platform, resolved);
         builder.rootfs(platform.clone(), labels, assembled.env, assembled.layers);
@@ -68,14 +69,16 @@ pub async fn build(events: &event::Context, request: &Request, tools: &Tools) ->
     events.check_cancelled()?;
     let told = images.finish(&mut builder)?;
     let (hold, reference) = (build.hold.clone(), request.reference.clone());
-    let image = blocking(move || {
+    let image = blocking(events, move |_| {
         let image = builder.write(&hold)?;
         hold.tag(&reference, &image.index)?;
         Ok(image)
     })
     .await?;
     if !request.locked {
-        lock.write(&request.lock_file)?;
+        lock.write(&request.lock_file).map_err(|error| {
+            error.hint("the image is there all the same; name another place with `--lock-file`")
+        })?;
     }
     tools.cache.sweep();
     Ok(Summary {
@@ -136,7 +139,10 @@ impl Build<'_> {
     ) -> Result<(Resolved, Assembled, BTreeMap<String, String>)> {
         let (request, kubefile) = (self.request.clone(), self.kubefile.clone());
         let for_platform = platform.clone();
-        let plan = blocking(move || Plan::make(&request, &kubefile, &for_platform)).await?;
+        let plan = blocking(self.events, move |_| {
+            Plan::make(&request, &kubefile, &for_platform)
+        })
+        .await?;
         let locked = self.locked.as_ref().map(|lock| lock.get(platform));
         let mut resolved = Resolved::default();
         let clusters = self.clusters(&plan, locked.as_ref(), &mut resolved).await?;
@@ -271,12 +277,12 @@ impl Build<'_> {
         downloads: Vec<Vec<Option<Download>>>,
     ) -> Result<(Vec<Tree>, Report)> {
         let (plan, kubefile) = (plan.clone(), self.kubefile.clone());
-        let (events, cache) = (self.events.clone(), self.tools.cache.clone());
-        let work = blocking(move || {
+        let cache = self.tools.cache.clone();
+        let work = blocking(self.events, move |events| {
             let stamps = Stamps::load(&cache, &plan.context)?;
             let layers: Vec<_> = layers(&plan).map(|(_, layer)| layer).collect();
             let assembly = Assembly {
-                events: &events,
+                events,
                 kubefile: &kubefile,
                 context: &plan.context,
                 stamps: &stamps,
@@ -286,7 +292,7 @@ impl Build<'_> {
             stamps.save()?;
             let mut report = Report::default();
             for tree in &trees {
-                assembly.read_manifests(tree, &mut report)?;
+                assembly.read_texts(tree, &mut report)?;
             }
             Ok((trees, report))
         });
@@ -299,16 +305,12 @@ impl Build<'_> {
             return Ok(Vec::new());
         }
         let (plan, hold) = (plan.clone(), self.hold.clone());
-        let (events, cache, reuse) = (
-            self.events.clone(),
-            self.tools.cache.clone(),
-            self.request.reuse,
-        );
-        let work = blocking(move || {
+        let (cache, reuse) = (self.tools.cache.clone(), self.request.reuse);
+        let work = blocking(self.events, move |events| {
             let split: Vec<_> = trees.iter().map(pieces::split).collect();
             let all: Vec<_> = split.iter().flatten().collect();
             let layers_of = Layers {
-                events: &events,
+                events,
                 context: &plan.context,
                 cache: &cache,
                 reuse,
@@ -364,15 +366,24 @@ impl Build<'_> {
         let platforms = std::slice::from_ref(platform);
         let registry = &self.tools.registry;
         let work = async {
-            if let Some(locked) = locked {
-                let root = registry
-                    .resolve(self.events, &self.hold, &reference)
-                    .await?;
-                let name = reference.to_string();
-                lock::check(&self.request.lock_file, &locked.images, &name, &root.digest)?;
-            }
+            let Some(locked) = locked else {
+                return registry
+                    .pull_container_image(self.events, &self.hold, &reference, platforms)
+                    .await;
+            };
+            let root = registry
+                .resolve(self.events, &self.hold, &reference)
+                .await?;
+            lock::check(
+                &self.request.lock_file,
+                &locked.images,
+                &reference.to_string(),
+                &root.digest,
+            )?;
+            // By digest: the tag may move at any time.
+            let exact = reference.with_digest(root.digest);
             registry
-                .pull_container_image(self.events, &self.hold, &reference, platforms)
+                .pull_container_image(self.events, &self.hold, &exact, platforms)
                 .await
         };
         let image = self

@@ -85,18 +85,24 @@ impl Stamps {
             .with_max_len(1)
             .map(|(path, stamp)| {
                 events.check_cancelled()?;
-                self.hash_one(context, path, *stamp)
+                self.hash_one(events, context, path, *stamp)
             })
             .collect()
     }
 
-    fn hash_one(&self, context: &Context, path: &str, stamp: Stamp) -> Result<Hashed> {
+    fn hash_one(
+        &self,
+        events: &event::Context,
+        context: &Context,
+        path: &str,
+        stamp: Stamp,
+    ) -> Result<Hashed> {
         let remembered = self.known.get(path).filter(|(known, _)| *known == stamp);
         let (hashed, settled) = match remembered {
             Some((_, digest)) => (*digest, true),
             None => {
                 let now = now();
-                let digest = read(context, path, stamp)?;
+                let digest = read(events, context, path, stamp)?;
                 (
                     digest,
                     stamp.changed.max(stamp.modified) + GRANULARITY < now,
@@ -172,12 +178,14 @@ fn parse(text: &str) -> Option<HashMap<String, (Stamp, Digest)>> {
         .collect()
 }
 
-fn read(context: &Context, path: &str, expected: Stamp) -> Result<Digest> {
+fn read(events: &event::Context, context: &Context, path: &str, expected: Stamp) -> Result<Digest> {
     let (file, before) = context.open_file(path)?;
     let cannot = || format!("cannot read `{}`", context.shown(path));
     let mut reader = Hashing::new(&file);
     let mut buffer = vec![0; BUFFER.min(usize::try_from(before.size).unwrap_or(BUFFER) + 1)];
-    while reader.read(&mut buffer).or_err(Kind::System, cannot)? > 0 {}
+    while reader.read(&mut buffer).or_err(Kind::System, cannot)? > 0 {
+        events.check_cancelled()?;
+    }
     let (_, digest, _) = reader.finish();
     let after = Stamp::of_file(&file).or_err(Kind::System, cannot)?;
     if before != after || before != expected {

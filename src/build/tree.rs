@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::manifests;
 use super::stamps::Hashed;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
@@ -183,6 +184,15 @@ fn check_place(path: &EntryPath, node: &Node) -> Result<()> {
                 .into(),
         );
     }
+    if path.as_str().starts_with(manifests::DIRECTORY)
+        && !matches!(node, Node::Directory)
+        && !manifests::is_manifest(path.as_str())
+    {
+        return refuse(
+            format!("`{path}` would never be applied"),
+            "only `*.yaml` and `*.yaml.j2` directly in `chasi/manifests/` are: rename the file, or leave it out".into(),
+        );
+    }
     Ok(())
 }
 
@@ -269,6 +279,8 @@ mod tests {
             "usr",
             "etc/.wh.passwd",
             "chasi/image.yaml",
+            "chasi/manifests/a.yml",
+            "chasi/manifests/deep/a.yaml",
             "opt/file/x",
             "opt/link/x",
             "opt/directory",

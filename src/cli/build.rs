@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Format, Shell, config};
-use crate::build::{self, Cache, KUBEFILE, Origin, Request, Summary, Tools};
+use super::images::human_size;
+use super::table::Table;
+use super::{Format, Shell, config, store};
+use crate::build::{self, Cache, KUBEFILE, Layer, Origin, Request, Summary, Tools};
 use crate::error::{Error, Kind, Result};
 use crate::oci::http::Transport;
-use crate::oci::{Platform, Reference, Store, registry};
+use crate::oci::{Platform, Reference, registry};
 
 /// Build a cluster image from a Kubefile.
 #[derive(clap::Args)]
@@ -51,7 +53,7 @@ impl Args {
     pub fn run(self, shell: &Shell) -> Result<()> {
         let settings = config::network(&self.mirror)?;
         let tools = Tools {
-            store: Store::create(&config::store()?)?,
+            store: store::open()?,
             cache: Cache::open(&config::build_cache()?)?,
             transport: Arc::new(Transport::new(settings.trust.clone())),
             registry: registry::Client::new(settings),
@@ -122,40 +124,75 @@ fn architecture() -> &'static str {
     }
 }
 
-/// The summary for people.
+/// The summary for people: a line for each layer of the Kubefile or of another
+/// image, then one for each container image.
 fn text(summary: &Summary) -> String {
-    let mut text = String::new();
+    let mut layers = Table::new(["LAYER", "PLATFORM", "SIZE", "FROM"]);
     for rootfs in &summary.rootfs {
-        text.push_str(&format!("{}\n", rootfs.platform));
-        for layer in &rootfs.layers {
-            let origin = match &layer.origin {
-                Origin::Built => "built".to_owned(),
-                Origin::Cached => "cached".to_owned(),
-                Origin::Included(name) => format!("from {name}"),
-            };
-            text.push_str(&format!(
-                "  {:<10}  {}  {:>10}  {origin}\n",
-                layer.kind.name(),
-                layer.digest.short(),
-                layer.size
-            ));
+        for group in rootfs.layers.chunk_by(is_one_layer) {
+            let size = group.iter().map(|layer| layer.size).sum();
+            let size = human_size(size);
+            layers.row([
+                group[0].kind.name(),
+                &rootfs.platform.to_string(),
+                &size,
+                &origin(group),
+            ]);
         }
     }
-    for image in &summary.images {
-        text.push_str(&format!(
-            "  {}  {}  {:>10}  {}\n",
-            image.reference,
-            image.digest.short(),
-            image.size,
-            image.named_by.join(", ")
-        ));
+    let mut text = String::new();
+    if summary
+        .rootfs
+        .iter()
+        .any(|rootfs| !rootfs.layers.is_empty())
+    {
+        text.push_str(&format!("{layers}\n"));
+    }
+    if !summary.images.is_empty() {
+        let mut images = Table::new(["CONTAINER IMAGE", "DIGEST", "SIZE", "NAMED BY"]);
+        for image in &summary.images {
+            images.row([
+                image.reference.familiar(),
+                image.digest.short(),
+                human_size(image.size),
+                image.named_by.join(", "),
+            ]);
+        }
+        text.push_str(&format!("{images}\n"));
     }
     text.push_str(&format!(
-        "{} {} ({} bytes) in {:.1} s\n",
-        summary.reference.familiar(),
+        "{}@{}\n{} in {:.1} s\n",
+        summary.reference,
         summary.digest,
-        summary.size,
+        human_size(summary.size),
         summary.seconds
     ));
     text
+}
+
+/// Whether two neighbours are parts of the same layer, for people.
+fn is_one_layer(one: &Layer, other: &Layer) -> bool {
+    let included = |layer: &Layer| match &layer.origin {
+        Origin::Included(name) => Some(name.clone()),
+        Origin::Built | Origin::Cached => None,
+    };
+    one.kind == other.kind && included(one) == included(other)
+}
+
+fn origin(group: &[Layer]) -> String {
+    if let Origin::Included(name) = &group[0].origin {
+        return name.clone();
+    }
+    let built = group
+        .iter()
+        .filter(|layer| layer.origin == Origin::Built)
+        .count();
+    match group.len() - built {
+        0 => "this build".to_owned(),
+        _ if built == 0 => "the cache".to_owned(),
+        cached => format!(
+            "this build, {cached} of {} parts from the cache",
+            group.len()
+        ),
+    }
 }

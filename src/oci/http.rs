@@ -224,6 +224,7 @@ pub(super) fn is_loopback(host: &str) -> bool {
 }
 
 /// Counts attempts and pauses between them.
+#[derive(Debug, Default)]
 pub struct Attempts {
     failed: u32,
 }
@@ -231,7 +232,7 @@ pub struct Attempts {
 impl Attempts {
     /// None has failed yet.
     pub fn new() -> Self {
-        Attempts { failed: 0 }
+        Attempts::default()
     }
 
     /// Something went well: begin to count anew.
