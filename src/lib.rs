@@ -18,6 +18,7 @@
 pub mod agent;
 pub mod build;
 pub mod cli;
+pub mod cluster;
 pub mod command;
 pub mod digest;
 pub mod distro;

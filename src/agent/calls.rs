@@ -3,6 +3,7 @@
 pub mod blobs;
 pub mod distro;
 pub mod lock;
+pub mod host;
 
 use serde::{Deserialize, Serialize};
 

@@ -7,7 +7,9 @@
 //! standard error.
 
 mod agent;
+mod boot;
 mod build;
+mod cluster;
 mod completion;
 mod config;
 mod fsck;
@@ -29,6 +31,8 @@ mod signals;
 mod store;
 mod table;
 mod tag;
+mod places;
+mod run;
 
 use std::process::ExitCode;
 
@@ -58,6 +62,8 @@ struct Cli {
 enum Command {
     #[command(hide = true)]
     Agent(agent::Args),
+    #[command(hide = true)]
+    Boot(boot::Args),
     Build(build::Args),
     Completion(completion::Args),
     #[command(hide = true)]
@@ -81,6 +87,7 @@ impl Command {
     fn is_service(&self) -> bool {
         matches!(self, Command::Agent(_) | Command::NodeService(_))
     }
+    Run(run::Args),
 }
 
 /// Parses the process's arguments, runs the command and reports how it ended.
@@ -99,6 +106,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command, shell: &Shell) -> Result<()> {
     match command {
         Command::Agent(args) => args.run(),
+        Command::Boot(args) => args.run(shell),
         Command::Build(args) => args.run(shell),
         Command::Completion(args) => args.run(shell),
         Command::NodeService(args) => args.run(shell),
@@ -114,5 +122,6 @@ fn run(command: Command, shell: &Shell) -> Result<()> {
         Command::Fsck(args) => args.run(shell),
         Command::Prune(args) => args.run(shell),
         Command::Schema(args) => args.run(shell),
+        Command::Run(args) => args.run(shell),
     }
 }

@@ -27,6 +27,7 @@ pub mod object;
 mod part;
 pub mod recipe;
 mod root;
+pub mod setting;
 pub mod switch;
 pub mod template;
 pub mod unit;

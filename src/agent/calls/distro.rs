@@ -240,3 +240,18 @@ impl Call for ReadKubeconfig {
     const NAME: &'static str = "read-kubeconfig";
     const EFFECT: Effect = Effect::Reads;
 }
+
+/// Adds a host to the members of the cluster's etcd, unless it is one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddEtcdMember {
+    /// The address of a member to ask.
+    pub via: IpAddr,
+    /// The address of the new one.
+    pub address: IpAddr,
+}
+
+impl Call for AddEtcdMember {
+    type Reply = ();
+    const NAME: &'static str = "add-etcd-member";
+    const EFFECT: Effect = Effect::Changes;
+}

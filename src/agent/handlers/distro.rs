@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::agent::Scope;
 use crate::agent::calls::distro::*;
 use crate::distro::kubeadm::credential::{self, Request, Signed};
+use crate::distro::kubeadm::etcd::Etcd;
 use crate::distro::kubeadm::pki::{Authorities, Pki};
 use crate::distro::kubeadm::{self, objects, runtime};
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -24,7 +25,7 @@ fn root() -> &'static Path {
 
 /// The tree that the host's programs run from.
 fn tree(scope: &Scope) -> PathBuf {
-    scope.root().join("node/tree")
+    scope.root().join("node")
 }
 
 fn record_path(state: &Path) -> PathBuf {
@@ -140,6 +141,7 @@ pub(super) async fn apply_objects(scope: Scope, call: ApplyObjects) -> Result<Ve
         .await?
     };
     let mut all = kube::parse_objects("kubeadm's addons", &rendered)?;
+    all.extend(kube::parse_objects("the balancer's permissions", crate::node::balancer::RBAC)?);
     for (name, text) in image_manifests(&tree)? {
         all.extend(kube::parse_objects(&name, &text)?);
     }
@@ -251,4 +253,8 @@ pub(super) async fn read_kubeconfig(_: Scope, _: ReadKubeconfig) -> Result<Admin
         Ok(AdminKubeconfig { text })
     })
     .await
+}
+
+pub(super) async fn add_etcd_member(_: Scope, call: AddEtcdMember) -> Result<()> {
+    Etcd::open(root(), call.via)?.add(call.address).await
 }

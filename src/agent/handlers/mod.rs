@@ -3,6 +3,7 @@
 mod blobs;
 mod distro;
 mod lock;
+mod host;
 mod session;
 
 use super::server::Router;
@@ -31,6 +32,14 @@ pub fn router() -> Router {
         .on(distro::cluster_state)
         .on(distro::set_node)
         .on(distro::read_kubeconfig)
+        .on(distro::add_etcd_member)
+        .on(host::read_host)
+        .on(host::check_settings)
+        .on(host::stage_generation)
+        .on(host::switch_to)
+        .on(host::start_units)
+        .on(host::tag_image)
+        .on(host::read_journals)
 }
 
 /// Runs work that blocks away from the connection.

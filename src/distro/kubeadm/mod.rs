@@ -3,10 +3,12 @@
 
 pub mod config;
 pub mod credential;
+pub mod etcd;
 pub mod objects;
 pub mod pki;
 pub mod runtime;
 pub mod static_pods;
+pub mod teardown;
 
 use std::path::{Path, PathBuf};
 

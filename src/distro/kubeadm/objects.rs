@@ -7,9 +7,8 @@ use std::path::Path;
 use crate::command::Command;
 use crate::error::{Error, Kind, Result, ResultExt};
 
-/// What a cluster of chasi's needs beyond kubeadm's addons: nodes may renew their
-/// certificates (kubeadm's `bootstrap-token` phase has the same rule), and may
-/// see where the API servers are, which the balancer on each node does.
+/// Nodes may renew their certificates. kubeadm has the same rule in its phase
+/// `bootstrap-token`, which chasi has no use for otherwise.
 const PERMISSIONS: &str = include_str!("permissions.yaml");
 
 /// Renders the addons and permissions as YAML documents.

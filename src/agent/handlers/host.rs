@@ -1,0 +1,228 @@
+//! Answers about the host itself.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::agent::Scope;
+use crate::agent::calls::distro::DistroState;
+use crate::agent::calls::host::*;
+use crate::distro::EtcdStart;
+use crate::distro::kubeadm::static_pods;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::event::Context;
+use crate::file;
+use crate::host::facts::Facts;
+use crate::host::generation;
+use crate::host::journal::Journal;
+use crate::host::recipe::{ExtraFile, Recipe};
+use crate::host::{Part, Root, setting, switch, unit};
+use crate::node;
+use crate::oci::{Reference, Store};
+
+/// How long a unit may take to run.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Units that start when the distribution says so, and not with a switch.
+const HELD: [&str; 1] = ["kubelet.service"];
+
+/// What a control plane's static pods are made from: the `source` of its recipe.
+#[derive(Deserialize)]
+struct StaticPods {
+    config: String,
+    etcd: EtcdStart,
+}
+
+fn static_pod_source(recipe: &Recipe) -> Result<Option<StaticPods>> {
+    if recipe.source.is_null() {
+        return Ok(None);
+    }
+    serde_json::from_value(recipe.source.clone())
+        .or_err(Kind::Failed, || "the recipe's source of static pods cannot be understood")
+}
+
+fn store(state: &Path) -> Result<Store> {
+    Store::create(&state.join("store"))
+}
+
+/// How etcd on this host started, and services that should run and do not.
+fn own(root: &Root) -> Result<(Option<EtcdStart>, Vec<String>)> {
+    let mut etcd = None;
+    if let Some(number) = generation::current(root, Part::ControlPlane)? {
+        let recipe = generation::load(root, number)?.recipe;
+        etcd = static_pod_source(&recipe)?.map(|source| source.etcd);
+    }
+    let mut stopped = Vec::new();
+    if let Some(number) = generation::current(root, Part::Node)? {
+        for name in generation::load(root, number)?.units {
+            if !HELD.contains(&name.as_str()) && unit::state(&name)?.active == "failed" {
+                stopped.push(name);
+            }
+        }
+    }
+    Ok((etcd, stopped))
+}
+
+pub(super) async fn read_host(scope: Scope, _: ReadHost) -> Result<HostReport> {
+    let (facts, (etcd, stopped)) = super::blocking(|| {
+        let root = Root::host()?;
+        Ok((Facts::gather(&root)?, own(&root)?))
+    })
+    .await?;
+    let program_is_current = program_is_current()?;
+    let distro = super::distro::distro_state(scope, DistroState {}).await?;
+    Ok(HostReport {
+        facts,
+        etcd,
+        stopped,
+        program_is_current,
+        distro,
+    })
+}
+
+pub(super) async fn check_settings(_: Scope, call: CheckSettings) -> Result<bool> {
+    super::blocking(move || setting::settled(&Root::host()?, &call.settings)).await
+}
+
+pub(super) async fn stage_generation(scope: Scope, call: StageGeneration) -> Result<u64> {
+    let (state, context) = (scope.root().to_owned(), scope.context.clone());
+    super::blocking(move || {
+        let root = Root::host()?;
+        let source = static_pod_source(&call.recipe)?;
+        let produce = |tree: &Path| match &source {
+            None => Ok(Vec::new()),
+            Some(source) => static_pods::render(tree, &source.config, &source.etcd)?
+                .into_iter()
+                .map(|file| {
+                    Ok(ExtraFile {
+                        path: file.path.parse()?,
+                        mode: file.mode,
+                        content: file.content,
+                    })
+                })
+                .collect(),
+        };
+        generation::stage(&root, &store(&state)?, &call.recipe, produce, &context)
+            .map(|staged| staged.number)
+    })
+    .await
+}
+
+pub(super) async fn switch_to(scope: Scope, call: SwitchTo) -> Result<Switched> {
+    let context = scope.context.clone();
+    super::blocking(move || switch_part(&context, &call)).await
+}
+
+fn switch_part(context: &Context, call: &SwitchTo) -> Result<Switched> {
+    let root = Root::host()?;
+    switch::recover(&root)?;
+    let number = generation::find(&root, &call.identity)?.ok_or_else(|| {
+        Error::new(
+            Kind::Failed,
+            format!("the generation {} has not been staged", call.identity.short()),
+        )
+        .hint("run the same command again")
+    })?;
+    let journal = Journal::open(&root, &call.run)?;
+    if call.part == Part::Node {
+        setting::apply(&root, &call.settings)?;
+    }
+    let renewed = call.part == Part::Node && install_program(&root)?;
+    let changes = switch::switch(&root, &journal, call.part, Some(number), context)?;
+    let units = match call.part {
+        Part::Node => start_units_of(context, &root, number, &changes, renewed)?,
+        Part::ControlPlane => Vec::new(),
+    };
+    Ok(Switched {
+        kept: changes.kept,
+        units,
+    })
+}
+
+/// The agent's own program, which is under its digest.
+fn program() -> Result<PathBuf> {
+    std::fs::read_link("/proc/self/exe").or_err(Kind::System, || "cannot find the agent's own program")
+}
+
+/// Whether the units run this very program.
+fn program_is_current() -> Result<bool> {
+    Ok(std::fs::canonicalize(node::BINARY).ok() == Some(program()?))
+}
+
+/// Makes this agent's program the one that the units run. Returns whether it was
+/// another one before.
+fn install_program(root: &Root) -> Result<bool> {
+    if program_is_current()? {
+        return Ok(false);
+    }
+    let link = root.state("bin/chasi");
+    if let Some(directory) = link.parent() {
+        file::create_directories(directory)?;
+    }
+    file::link(&link, &program()?)?;
+    Ok(true)
+}
+
+/// Starts what the generation starts with the host, and restarts what sees a
+/// change only then.
+fn start_units_of(
+    context: &Context,
+    root: &Root,
+    number: u64,
+    changes: &switch::Changes,
+    renewed: bool,
+) -> Result<Vec<String>> {
+    unit::reload()?;
+    let held = |name: &&str| !HELD.contains(name);
+    // Parameters and modules of the generation's files, before what needs them.
+    unit::restart(&["systemd-modules-load.service", "systemd-sysctl.service"])?;
+    let all = generation::load(root, number)?.units;
+    let mut affected: Vec<&str> = changes.affected.iter().map(String::as_str).filter(held).collect();
+    if renewed && !affected.contains(&node::SERVICE) && unit::state(node::SERVICE)?.active == "active" {
+        affected.push(node::SERVICE);
+    }
+    if !affected.is_empty() {
+        unit::restart(&affected)?;
+    }
+    let wanted: Vec<&str> = all.iter().map(String::as_str).filter(held).collect();
+    unit::start(&wanted)?;
+    for name in &wanted {
+        unit::wait_active(name, PATIENCE, context)?;
+    }
+    Ok(wanted.into_iter().map(str::to_owned).collect())
+}
+
+pub(super) async fn start_units(scope: Scope, call: StartUnits) -> Result<()> {
+    let context = scope.context.clone();
+    super::blocking(move || {
+        let names: Vec<&str> = call.units.iter().map(String::as_str).collect();
+        unit::start(&names)?;
+        let patience = Duration::from_secs(call.seconds);
+        names
+            .iter()
+            .try_for_each(|name| unit::wait_active(name, patience, &context))
+    })
+    .await
+}
+
+pub(super) async fn tag_image(scope: Scope, call: TagImage) -> Result<()> {
+    let state = scope.root().to_owned();
+    super::blocking(move || {
+        let reference: Reference = call.reference.parse()?;
+        let store = store(&state)?;
+        store.hold()?.tag(&reference, &call.index)
+    })
+    .await
+}
+
+pub(super) async fn read_journals(_: Scope, call: ReadJournals) -> Result<String> {
+    super::blocking(move || {
+        Ok(call
+            .units
+            .iter()
+            .map(|name| format!("== journal of {name}\n{}\n", unit::journal(name)))
+            .collect())
+    })
+    .await
+}

@@ -1,0 +1,247 @@
+//! Which cluster a command is about, and how to reach it.
+//!
+//! `chasi run` notes where a cluster's Clusterfile is, or the arguments that were
+//! given in its place, under the cluster's name; other commands find the cluster
+//! again by `-c NAME`, or without it when only one is known. The note holds no
+//! secret, and everything in it can be given again by hand.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Shell;
+use super::places;
+use crate::cluster::access::{Environment, targets};
+use crate::cluster::run::Request;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::file;
+use crate::oci::{Blob, Reference, Store};
+use crate::remote::Target;
+use crate::spec::Clusterfile;
+use crate::spec::clusterfile::Arguments;
+
+/// Hosts that are given on the command line, in place of a Clusterfile.
+#[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
+pub struct HostArgs {
+    /// Addresses of control planes, with commas; `10.0.0.2-10.0.0.4` is a range.
+    #[arg(long, value_name = "ADDRESSES", conflicts_with = "file", default_value = "")]
+    masters: String,
+    /// Addresses of workers, likewise.
+    #[arg(long, value_name = "ADDRESSES", conflicts_with = "file", default_value = "")]
+    nodes: String,
+    /// The cluster's name.
+    #[arg(long, value_name = "NAME", conflicts_with = "file")]
+    name: Option<String>,
+    /// The user to log in as.
+    #[arg(long, value_name = "USER", conflicts_with = "file")]
+    user: Option<String>,
+    /// The port of the SSH servers.
+    #[arg(long, value_name = "PORT", conflicts_with = "file")]
+    port: Option<u16>,
+    /// A private key to log in with; may be given several times.
+    #[arg(long = "key", value_name = "FILE", conflicts_with = "file")]
+    keys: Vec<PathBuf>,
+    /// A file whose first line is the user's password.
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    password_file: Option<PathBuf>,
+}
+
+/// Where a cluster was described.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Source {
+    /// In a file.
+    Clusterfile(PathBuf),
+    /// On the command line.
+    Arguments { image: String, hosts: HostArgs },
+}
+
+/// The cluster that a command is about.
+#[derive(Clone)]
+pub struct Chosen {
+    source: Source,
+    /// What was asked for.
+    pub clusterfile: Clusterfile,
+}
+
+/// How to name a known cluster.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Known {
+    /// The cluster's name; needed when several are known.
+    #[arg(short, long, value_name = "NAME", conflicts_with = "file")]
+    cluster: Option<String>,
+    /// The cluster's Clusterfile, for a cluster that is not known here.
+    #[arg(short, long, value_name = "CLUSTERFILE")]
+    file: Option<PathBuf>,
+}
+
+impl Known {
+    /// Finds the cluster.
+    pub fn choose(&self, shell: &Shell) -> Result<Chosen> {
+        match (&self.file, &self.cluster) {
+            (Some(file), _) => Chosen::from_file(shell, file),
+            (None, Some(name)) => Chosen::known(shell, name),
+            (None, None) => {
+                let names = known_names()?;
+                match names.as_slice() {
+                    [only] => Chosen::known(shell, only),
+                    [] => Err(Error::new(Kind::NotFound, "no cluster is known here")
+                        .hint("name its Clusterfile: `-f Clusterfile`")),
+                    several => Err(Error::new(Kind::Usage, "several clusters are known here")
+                        .hint(format!("name one of them: `-c {}`", several.join("`, `-c ")))),
+                }
+            }
+        }
+    }
+}
+
+impl Chosen {
+    /// The cluster that a file describes.
+    pub fn from_file(shell: &Shell, path: &Path) -> Result<Self> {
+        let home = places::home();
+        let clusterfile = Clusterfile::read(path, home.as_deref())?;
+        for warning in &clusterfile.warnings {
+            shell
+                .context()
+                .warn(format!("{}:{}: {}", path.display(), warning.line, warning.message));
+        }
+        let absolute = std::path::absolute(path)
+            .or_err(Kind::System, || format!("cannot find out where `{}` is", path.display()))?;
+        Ok(Chosen {
+            source: Source::Clusterfile(absolute),
+            clusterfile,
+        })
+    }
+
+    /// The cluster that arguments describe.
+    pub fn from_arguments(shell: &Shell, image: &str, hosts: &HostArgs) -> Result<Self> {
+        let home = places::home();
+        let clusterfile = Clusterfile::from_arguments(&Arguments {
+            image,
+            name: hosts.name.as_deref(),
+            masters: &hosts.masters,
+            nodes: &hosts.nodes,
+            user: hosts.user.as_deref(),
+            port: hosts.port,
+            identity_files: hosts.keys.clone(),
+            password_file: hosts.password_file.clone(),
+            home: home.as_deref(),
+        })?;
+        for warning in &clusterfile.warnings {
+            shell.context().warn(warning.message.clone());
+        }
+        Ok(Chosen {
+            source: Source::Arguments {
+                image: image.to_owned(),
+                hosts: hosts.clone(),
+            },
+            clusterfile,
+        })
+    }
+
+    fn known(shell: &Shell, name: &str) -> Result<Self> {
+        let path = note_path(name)?;
+        let bytes = std::fs::read(&path).or_err(Kind::NotFound, || format!("the cluster `{name}` is not known here"))?;
+        let source: Source = serde_json::from_slice(&bytes)
+            .or_err(Kind::Input, || format!("`{}` is damaged", path.display()))?;
+        match &source {
+            Source::Clusterfile(file) => Chosen::from_file(shell, file),
+            Source::Arguments { image, hosts } => Chosen::from_arguments(shell, image, hosts),
+        }
+    }
+
+    /// The cluster's name.
+    pub fn name(&self) -> String {
+        self.clusterfile.cluster.name.to_string()
+    }
+
+    /// Notes where the cluster is described.
+    pub fn remember(&self) -> Result<()> {
+        let path = note_path(&self.name())?;
+        if let Some(directory) = path.parent() {
+            file::create_directories(directory)?;
+        }
+        let text = serde_json::to_vec_pretty(&self.source)
+            .or_err(Kind::Failed, || "cannot write down where the cluster is described")?;
+        file::write(&path, &text, 0o600)
+    }
+
+    /// Forgets the cluster.
+    pub fn forget(&self) -> Result<()> {
+        file::remove(&note_path(&self.name())?)
+    }
+
+    /// How to reach the hosts.
+    pub fn targets(&self) -> Result<Vec<Target>> {
+        let environment = Environment {
+            variable: &|name| std::env::var(name).ok(),
+            agent: std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from),
+        };
+        targets(&self.clusterfile.cluster, &environment)
+    }
+
+    /// The image in the local store.
+    fn image(&self, store: &Store) -> Result<Blob> {
+        let name = self.clusterfile.cluster.image.to_string();
+        let reference: Reference = name.parse()?;
+        store.resolve(&reference).map_err(|error| {
+            error.hint(format!("fetch it with `chasi pull {name}`, or build it with `chasi build -t {name} .`"))
+        })
+    }
+
+    /// A request to bring the cluster to what was asked for.
+    pub fn request(&self, dry_run: bool) -> Result<Request> {
+        let store = places::store()?;
+        let index = self.image(&store)?;
+        Ok(Request {
+            targets: self.targets()?,
+            cluster: self.clusterfile.cluster.clone(),
+            store,
+            index,
+            run: run_identifier(),
+            who: who(),
+            program: program()?,
+            dry_run,
+        })
+    }
+}
+
+/// A name for this run: its time and process, unique enough on one machine and
+/// good to read in journals.
+pub fn run_identifier() -> String {
+    let now = jiff::Zoned::now();
+    format!("{}-{}", now.strftime("%Y%m%dT%H%M%S"), std::process::id())
+}
+
+/// Who runs chasi, and where.
+pub fn who() -> String {
+    let user = std::env::var("USER")
+        .or_else(|_| std::env::var("LOGNAME"))
+        .unwrap_or_else(|_| format!("uid{}", rustix::process::getuid().as_raw()));
+    let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{user}@{machine}")
+}
+
+/// This program's own file.
+pub fn program() -> Result<PathBuf> {
+    std::env::current_exe().or_err(Kind::System, || "cannot find chasi's own program file")
+}
+
+fn notes() -> Result<PathBuf> {
+    Ok(places::state()?.join("clusters"))
+}
+
+fn note_path(name: &str) -> Result<PathBuf> {
+    Ok(notes()?.join(format!("{name}.json")))
+}
+
+fn known_names() -> Result<Vec<String>> {
+    let directory = notes()?;
+    let Ok(entries) = std::fs::read_dir(&directory) else { return Ok(Vec::new()) };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".json").map(str::to_owned))
+        .collect();
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,339 @@
+//! Carrying a plan out.
+//!
+//! Stages follow each other. Within a stage the hosts work at the same time, each
+//! on its own steps in order. A host that fails is left where it is, which is a
+//! consistent place, and the others go on; only what the whole cluster stands on
+//! (the authorities, the first objects) ends the run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::future::join_all;
+
+use super::desired::{Desired, DesiredHost};
+use super::plan::{Action, Plan, Stage, Step};
+use crate::agent::Client;
+use crate::agent::calls::distro::*;
+use crate::agent::calls::host::*;
+use crate::agent::send_blobs;
+use crate::distro::kubeadm::credential::Server;
+use crate::distro::Role;
+use crate::error::{Error, Kind, Result};
+use crate::event::{Context, Event};
+use crate::host::Part;
+use crate::kube::ObjectName;
+use crate::oci::{Blob, Store};
+
+/// How long an API server may take to come up, in seconds. kubelet, the image
+/// pulls and etcd's election are in it; a slow disk makes it minutes.
+const API_PATIENCE: u64 = 300;
+/// How long a service may take to start, in seconds.
+const SERVICE_PATIENCE: u64 = 90;
+/// How long a node may take to register, in seconds.
+const NODE_PATIENCE: u64 = 120;
+
+/// What carrying out a plan needs.
+pub struct Run<'a> {
+    /// Where to tell, and whether to stop.
+    pub context: &'a Context,
+    /// What is to be.
+    pub desired: &'a Desired,
+    /// The agents, by host.
+    pub clients: &'a BTreeMap<String, Client>,
+    /// The controller's store.
+    pub store: &'a Store,
+    /// The run's identifier.
+    pub run: &'a str,
+    /// The image's index.
+    pub index: &'a Blob,
+}
+
+/// How it ended.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What was done, host by host.
+    pub done: Vec<Step>,
+    /// The hosts on which something failed, with the first failure of each.
+    pub failed: BTreeMap<String, Arc<Error>>,
+}
+
+impl Run<'_> {
+    /// Does all steps of the plan.
+    pub async fn carry_out(&self, plan: &Plan) -> Result<Outcome> {
+        let outcome = Mutex::new(Outcome::default());
+        let objects: Mutex<Vec<ObjectName>> = Mutex::default();
+        for stage in &plan.stages {
+            self.context.check_cancelled()?;
+            let work = self.stage(stage, &outcome, &objects);
+            self.context.phase(&stage.name, work).await;
+            self.context.check_cancelled()?;
+            self.still_possible(stage, &outcome)?;
+        }
+        Ok(outcome.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn stage(&self, stage: &Stage, outcome: &Mutex<Outcome>, objects: &Mutex<Vec<ObjectName>>) {
+        if stage.name == "credentials" {
+            return self.credentials(stage, outcome).await;
+        }
+        let hosts: BTreeSet<&str> = stage.steps.iter().map(|step| step.host.as_str()).collect();
+        join_all(hosts.into_iter().map(|host| async move {
+            for step in stage.steps.iter().filter(|step| step.host == host) {
+                if self.context.cancel.is_cancelled() || has_failed(outcome, host) {
+                    return;
+                }
+                let work = self.step(step, objects);
+                let result = self.context.step(Some(host), step.action.describe(), work).await;
+                note(outcome, step, result);
+            }
+        }))
+        .await;
+    }
+
+    /// Ends the run when nothing that follows can succeed.
+    fn still_possible(&self, stage: &Stage, outcome: &Mutex<Outcome>) -> Result<()> {
+        let outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let control_planes: Vec<&str> = self.control_planes().map(|host| host.node.name.as_str()).collect();
+        let alive = control_planes
+            .iter()
+            .filter(|name| !outcome.failed.contains_key(**name))
+            .count();
+        let fatal = match stage.name.as_str() {
+            "authorities" | "objects" => stage.steps.iter().any(|step| outcome.failed.contains_key(&step.host)),
+            _ => alive * 2 <= control_planes.len(),
+        };
+        if !fatal || outcome.failed.is_empty() {
+            return Ok(());
+        }
+        let (host, error) = outcome
+            .failed
+            .iter()
+            .next()
+            .ok_or_else(|| Error::new(Kind::Failed, "the run cannot go on"))?;
+        Err(Error::new(error.kind(), error.message().to_owned())
+            .on_host(host.clone())
+            .because(Arc::clone(error))
+            .hint(error.hints().first().cloned().unwrap_or_else(|| "mend the cause, then run the same command again: it goes on where it stopped".into())))
+    }
+
+    fn control_planes(&self) -> impl Iterator<Item = &DesiredHost> {
+        self.desired
+            .hosts
+            .iter()
+            .filter(|host| host.node.role == Role::ControlPlane)
+    }
+
+    fn client(&self, host: &str) -> Result<&Client> {
+        self.clients
+            .get(host)
+            .ok_or_else(|| Error::new(Kind::Unreachable, "there is no connection to the host").on_host(host))
+    }
+
+    fn host(&self, name: &str) -> Result<&DesiredHost> {
+        self.desired
+            .hosts
+            .iter()
+            .find(|host| host.node.name == name)
+            .ok_or_else(|| Error::new(Kind::Failed, format!("the plan names the unknown host `{name}`")))
+    }
+
+    async fn step(&self, step: &Step, objects: &Mutex<Vec<ObjectName>>) -> Result<()> {
+        let client = self.client(&step.host)?;
+        let host = self.host(&step.host)?;
+        let address = host.node.node_ip();
+        match &step.action {
+            Action::Copy { blobs, .. } => {
+                send_blobs(self.context, client, self.store, blobs, &self.desired.image).await?;
+                client
+                    .call(TagImage {
+                        reference: self.desired.image.clone(),
+                        index: self.index.clone(),
+                    })
+                    .await
+            }
+            Action::Stage { .. } => {
+                let recipe = host.recipe.clone();
+                client.call(StageGeneration { recipe }).await.map(|_| ())
+            }
+            Action::SwitchNode { .. } => self.switch(client, host, Part::Node).await,
+            Action::StartServices { units } => {
+                let units = units.clone();
+                client.call(StartUnits { units, seconds: SERVICE_PATIENCE }).await
+            }
+            Action::PullImages { references } => {
+                let references = references.clone();
+                client.call(PullImages { references }).await
+            }
+            Action::CreateAuthorities => {
+                let config = host.config.clone();
+                client.call(MakePki { config, authorities: None }).await
+            }
+            Action::CreateCertificates => {
+                let authorities = Some(self.authority(&step.host).await?.call(ReadAuthorities {}).await?);
+                let config = host.config.clone();
+                client.call(MakePki { config, authorities }).await
+            }
+            Action::Credential => Err(Error::new(Kind::Failed, "credentials are given to all hosts together")),
+            Action::AddEtcdMember => self.add_etcd_member(host).await,
+            Action::SwitchControlPlane { .. } => self.switch(client, host, Part::ControlPlane).await,
+            Action::StartKubelet => {
+                let units = vec!["kubelet.service".to_owned()];
+                client.call(StartUnits { units, seconds: SERVICE_PATIENCE }).await
+            }
+            Action::ApplyObjects { identity } => {
+                client.call(WaitApi { address, seconds: API_PATIENCE }).await?;
+                let applied = client.call(ApplyObjects { address, identity: *identity }).await?;
+                *objects.lock().unwrap_or_else(PoisonError::into_inner) = applied;
+                Ok(())
+            }
+            Action::RecordObjects { identity } => {
+                let objects = objects.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                client.call(RecordObjects { identity: *identity, objects }).await
+            }
+            Action::SetNode => {
+                let leader = self.leader().await?;
+                self.client(&leader.node.name)?
+                    .call(SetNode {
+                        address: leader.node.node_ip(),
+                        node: host.node.name.clone(),
+                        labels: host.labels.clone(),
+                        taints: host.taints.clone(),
+                        seconds: NODE_PATIENCE,
+                    })
+                    .await
+            }
+        }
+    }
+
+    async fn switch(&self, client: &Client, host: &DesiredHost, part: Part) -> Result<()> {
+        let switched = client
+            .call(SwitchTo {
+                part,
+                identity: host.identity,
+                settings: host.settings.clone(),
+                run: self.run.to_owned(),
+            })
+            .await?;
+        for path in switched.kept {
+            self.context.emit(Event::Warning {
+                host: Some(host.node.name.clone()),
+                text: format!("`{path}` was changed on the host since chasi wrote it; it was kept as it is"),
+            });
+        }
+        Ok(())
+    }
+
+    /// A control plane other than `host` whose keys are whole.
+    async fn authority(&self, host: &str) -> Result<&Client> {
+        for candidate in self.control_planes().filter(|candidate| candidate.node.name != host) {
+            let client = self.client(&candidate.node.name)?;
+            if client.call(DistroState {}).await.is_ok_and(|state| state.pki.is_some()) {
+                return Ok(client);
+            }
+        }
+        Err(Error::new(Kind::Failed, "no control plane holds the cluster's certificate authorities"))
+    }
+
+    /// The first control plane whose API server is ready.
+    async fn leader(&self) -> Result<&DesiredHost> {
+        let mut last = None;
+        for host in self.control_planes() {
+            let ready = WaitApi { address: host.node.node_ip(), seconds: 5 };
+            let Ok(client) = self.client(&host.node.name) else { continue };
+            match client.call(ready).await {
+                Ok(()) => return Ok(host),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::new(Kind::Unreachable, "no control plane can be reached")))
+    }
+
+    /// Requests from all hosts, one visit to the authority, certificates to all.
+    async fn credentials(&self, stage: &Stage, outcome: &Mutex<Outcome>) {
+        let asked = join_all(stage.steps.iter().filter(|step| !has_failed(outcome, &step.host)).map(|step| async move {
+            let node = step.host.clone();
+            let request = match self.client(&step.host) {
+                Ok(client) => client.call(RequestCredential { node }).await,
+                Err(error) => Err(error),
+            };
+            (step, request)
+        }))
+        .await;
+        let mut requests = Vec::new();
+        for (step, request) in asked {
+            match request {
+                Ok(request) => requests.push((step, request)),
+                Err(error) => note(outcome, step, Err(error)),
+            }
+        }
+        let hours = self.desired.cluster.certificate_hours;
+        let signing = async {
+            let requests = requests.iter().map(|(_, request)| request.clone()).collect();
+            self.authority("").await?.call(SignCredentials { requests, hours }).await
+        };
+        let signed = match signing.await {
+            Ok(signed) => signed,
+            Err(error) => {
+                let error = Arc::new(error);
+                for (step, _) in &requests {
+                    fail(outcome, &step.host, Arc::clone(&error));
+                }
+                return;
+            }
+        };
+        join_all(requests.iter().zip(signed).map(|((step, _), signed)| async move {
+            let work = async {
+                let host = self.host(&step.host)?;
+                let server = match host.node.role {
+                    Role::ControlPlane => Server::Local(host.node.node_ip()),
+                    Role::Worker => Server::Balancer(self.desired.cluster.endpoint()),
+                };
+                let cluster = self.desired.cluster.name.clone();
+                self.client(&step.host)?
+                    .call(InstallCredential { signed, cluster, server })
+                    .await
+            };
+            let result = self.context.step(Some(&step.host), step.action.describe(), work).await;
+            note(outcome, step, result);
+        }))
+        .await;
+    }
+
+    async fn add_etcd_member(&self, host: &DesiredHost) -> Result<()> {
+        let leader = self.leader().await?;
+        self.client(&leader.node.name)?
+            .call(AddEtcdMember {
+                via: leader.node.node_ip(),
+                address: host.node.node_ip(),
+            })
+            .await
+    }
+}
+
+fn has_failed(outcome: &Mutex<Outcome>, host: &str) -> bool {
+    outcome
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .failed
+        .contains_key(host)
+}
+
+fn fail(outcome: &Mutex<Outcome>, host: &str, error: Arc<Error>) {
+    outcome
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .failed
+        .entry(host.to_owned())
+        .or_insert(error);
+}
+
+fn note(outcome: &Mutex<Outcome>, step: &Step, result: Result<()>) {
+    match result {
+        Ok(()) => outcome
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .done
+            .push(step.clone()),
+        Err(error) => fail(outcome, &step.host, Arc::new(error)),
+    }
+}

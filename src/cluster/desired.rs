@@ -1,0 +1,570 @@
+//! What every host is to be: the Clusterfile, the cluster image and the hosts'
+//! facts, worked out to recipes and identities. Pure.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::{Value, json};
+
+use crate::digest::Digest;
+use crate::distro::kubeadm::{self, config};
+use crate::distro::{self, EtcdStart, EtcdState, Role};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::host::Recipe;
+use crate::host::facts::Facts;
+use crate::host::recipe::{Block, ExtraFile};
+use crate::kube::{NodeState, Taint};
+use crate::node::balancer::Seeds;
+use crate::oci::{ClusterImage, Platform};
+use crate::oci::image::{LABEL_DISTRIBUTION, LABEL_KUBERNETES, Rootfs};
+use crate::spec;
+use crate::spec::cluster::{NodeAddresses, Swap};
+
+/// The taint of a control plane that runs no ordinary pods, and the label of
+/// every control plane
+/// (kubernetes.io/docs/reference/labels-annotations-taints).
+const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+
+/// What the cluster is to be.
+#[derive(Clone, Debug)]
+pub struct Desired {
+    /// What was asked for of the cluster as a whole.
+    pub cluster: distro::Cluster,
+    /// The image's name as the user wrote it.
+    pub image: String,
+    /// The image's digest.
+    pub digest: Digest,
+    /// Identity of the cluster's own objects.
+    pub objects: Digest,
+    /// The hosts that answered, in the Clusterfile's order.
+    pub hosts: Vec<DesiredHost>,
+}
+
+/// What a host is to be.
+#[derive(Clone, Debug)]
+pub struct DesiredHost {
+    /// What the distribution needs to know.
+    pub node: distro::Host,
+    /// What its generation is made from.
+    pub recipe: Recipe,
+    /// The recipe's identity.
+    pub identity: Digest,
+    /// kubeadm's configuration; empty on workers.
+    pub config: String,
+    /// References of the container images that it needs.
+    pub images: Vec<String>,
+    /// Labels that chasi sets on the node.
+    pub labels: BTreeMap<String, String>,
+    /// Taints that chasi sets on the node.
+    pub taints: Vec<Taint>,
+    /// Whether its etcd is added to a cluster that exists.
+    pub joins_etcd: bool,
+    /// Compressed size of the whole image in bytes.
+    pub image_size: u64,
+    /// Settings that are no files.
+    pub settings: crate::host::setting::Settings,
+}
+
+impl DesiredHost {
+    /// Whether a node has these labels and taints already.
+    pub fn metadata_is(&self, node: &NodeState) -> bool {
+        self.labels
+            .iter()
+            .all(|(key, value)| node.labels.get(key) == Some(value))
+            && self.taints.iter().all(|taint| node.taints.contains(taint))
+    }
+}
+
+/// A host, with what is known of it.
+pub struct Known<'a> {
+    /// What was asked for.
+    pub host: &'a spec::cluster::Host,
+    /// What it is.
+    pub facts: &'a Facts,
+    /// How its etcd started for the first time, when it did.
+    pub etcd: Option<EtcdStart>,
+    /// Whether etcd has data on it.
+    pub etcd_data: bool,
+}
+
+/// Works out what the cluster is to be.
+pub fn desired(cluster: &spec::Cluster, image: &ClusterImage, known: &[Known]) -> Result<Desired> {
+    let mut nodes = Vec::with_capacity(known.len());
+    for one in known {
+        nodes.push((one, rootfs(cluster, image, one)?, node(cluster, one)?));
+    }
+    let Some((_, first_rootfs, _)) = nodes.first() else {
+        return Err(Error::new(Kind::Unreachable, "no host of the cluster can be reached"));
+    };
+    let shared = shared(cluster, image, first_rootfs, known)?;
+    let etcd = etcd_starts(&nodes);
+    let servers = servers(cluster, &nodes);
+    let mut hosts = Vec::with_capacity(nodes.len());
+    for (one, rootfs, node) in &nodes {
+        let start = etcd.get(&node.name);
+        hosts.push(host(cluster, image, &shared, one, rootfs, node, start, &servers)?);
+    }
+    let objects = objects_identity(&shared, image, &hosts)?;
+    Ok(Desired {
+        cluster: shared,
+        image: cluster.image.to_string(),
+        digest: image.digest,
+        objects,
+        hosts,
+    })
+}
+
+fn rootfs<'a>(cluster: &spec::Cluster, image: &'a ClusterImage, known: &Known) -> Result<&'a Rootfs> {
+    let platform = Platform::linux(&known.facts.architecture)?;
+    image.rootfs(&platform).ok_or_else(|| {
+        Error::new(Kind::Check, format!("the image `{}` has no part for {platform}", cluster.image))
+            .on_host(known.host.name.to_string())
+            .hint(format!("build it with `--platform {platform}` as well"))
+    })
+}
+
+fn label<'a>(cluster: &spec::Cluster, rootfs: &'a Rootfs, name: &str) -> Result<&'a str> {
+    rootfs.labels.get(name).map(String::as_str).ok_or_else(|| {
+        Error::new(
+            Kind::Input,
+            format!("the image `{}` has no label `{name}`, so it installs no Kubernetes", cluster.image),
+        )
+        .hint("include a Kubernetes image in it: `INCLUDE chasi/kubernetes:…` in its Kubefile")
+    })
+}
+
+fn shared(
+    cluster: &spec::Cluster,
+    image: &ClusterImage,
+    rootfs: &Rootfs,
+    known: &[Known],
+) -> Result<distro::Cluster> {
+    let distribution = label(cluster, rootfs, LABEL_DISTRIBUTION)?;
+    if distribution != "kubeadm" {
+        return Err(Error::new(
+            Kind::Input,
+            format!("the image `{}` is of the distribution `{distribution}`, which this chasi does not know", cluster.image),
+        )
+        .hint("this version of chasi runs images of the distribution `kubeadm`"));
+    }
+    let sandbox_image = image
+        .images
+        .iter()
+        .map(|image| image.reference.to_string())
+        .find(|reference| reference.contains("/pause:"))
+        .ok_or_else(|| {
+            Error::new(Kind::Input, format!("the image `{}` brings no pause image", cluster.image))
+                .hint("add `IMAGE registry.k8s.io/pause:…` to its Kubefile")
+        })?;
+    let mut names: Vec<String> = Vec::new();
+    names.extend(cluster.kubernetes.api_server_cert_sans.iter().map(ToString::to_string));
+    names.extend(cluster.control_plane_endpoint.iter().map(|endpoint| endpoint.address.to_string()));
+    for one in known.iter().filter(|one| one.host.roles.is_control_plane()) {
+        names.push(one.host.address.to_string());
+    }
+    Ok(distro::Cluster {
+        name: cluster.name.to_string(),
+        version: label(cluster, rootfs, LABEL_KUBERNETES)?.trim_start_matches('v').to_owned(),
+        pod_cidrs: cluster.network.pod_cidrs.iter().map(ToString::to_string).collect(),
+        service_cidrs: cluster.network.service_cidrs.iter().map(ToString::to_string).collect(),
+        dns_domain: cluster.network.dns_domain.to_string(),
+        certificate_hours: cluster.kubernetes.certificate_validity.hours(),
+        ca_hours: cluster.kubernetes.ca_validity.hours(),
+        api_server_names: names,
+        documents: documents(cluster),
+        sandbox_image,
+    })
+}
+
+fn documents(cluster: &spec::Cluster) -> Vec<Value> {
+    let documents = &cluster.kubeadm;
+    let gates: BTreeMap<String, bool> = cluster
+        .kubernetes
+        .feature_gates
+        .iter()
+        .map(|(gate, on)| (gate.to_string(), *on))
+        .collect();
+    [
+        ("ClusterConfiguration", &documents.cluster),
+        ("InitConfiguration", &documents.init),
+        ("KubeletConfiguration", &documents.kubelet),
+        ("KubeProxyConfiguration", &documents.kube_proxy),
+    ]
+    .into_iter()
+    .map(|(kind, fields)| {
+        let mut document = Value::Object(fields.clone());
+        document["kind"] = json!(kind);
+        let takes_gates = matches!(kind, "KubeletConfiguration" | "KubeProxyConfiguration");
+        if takes_gates && !gates.is_empty() {
+            document["featureGates"] = json!(gates);
+        }
+        document
+    })
+    .collect()
+}
+
+fn node(cluster: &spec::Cluster, known: &Known) -> Result<distro::Host> {
+    let host = known.host;
+    let role = if host.roles.is_control_plane() { Role::ControlPlane } else { Role::Worker };
+    let cgroup_version = known.facts.cgroup.version;
+    let asked = cluster.kubeadm.kubelet.get("cgroupDriver").and_then(Value::as_str);
+    let driver = if cgroup_version == 1 { "cgroupfs" } else { "systemd" };
+    Ok(distro::Host {
+        name: host.name.to_string(),
+        node_ips: node_addresses(host, known.facts)?,
+        role,
+        taints: taints(host),
+        cgroup_driver: asked.unwrap_or(driver).to_owned(),
+        cgroup_version,
+        conntrack_writable: known.facts.conntrack_writable,
+        resolv_conf: known.facts.name_servers.file.clone(),
+        swap: cluster.settings.swap == Swap::Keep,
+    })
+}
+
+/// The node's addresses: as given, of the named interface, or of the default
+/// route.
+fn node_addresses(host: &spec::cluster::Host, facts: &Facts) -> Result<Vec<IpAddr>> {
+    let missing = |what: String, hint: &str| {
+        Err(Error::new(Kind::Check, what).on_host(host.name.to_string()).hint(hint))
+    };
+    let hint = "set `nodeIPs` of the host in the Clusterfile; `ip -brief address` on the host lists what it has";
+    match &host.node_addresses {
+        NodeAddresses::Given(addresses) => {
+            let absent = addresses.iter().find(|address| !has_address(facts, **address));
+            match absent {
+                Some(address) => missing(format!("the host does not have the address {address}"), hint),
+                None => Ok(addresses.clone()),
+            }
+        }
+        NodeAddresses::Interface(name) => {
+            let addresses = addresses_of(facts, name.as_str());
+            if addresses.is_empty() {
+                return missing(format!("the interface `{name}` has no global address"), hint);
+            }
+            Ok(addresses)
+        }
+        NodeAddresses::DefaultRoute => {
+            let addresses = default_address(facts);
+            if addresses.is_empty() {
+                return missing("the host has no default route to choose the node's address by".into(), hint);
+            }
+            Ok(addresses)
+        }
+    }
+}
+
+fn has_address(facts: &Facts, address: IpAddr) -> bool {
+    facts
+        .interfaces
+        .iter()
+        .flat_map(|interface| &interface.addresses)
+        .any(|own| own.ip == address)
+}
+
+/// One global address of each family of an interface, IPv4 first.
+fn addresses_of(facts: &Facts, name: &str) -> Vec<IpAddr> {
+    let own = || {
+        facts
+            .interfaces
+            .iter()
+            .filter(|interface| interface.name == name)
+            .flat_map(|interface| &interface.addresses)
+            .map(|address| address.ip)
+            .filter(|ip| !is_link_local(ip))
+    };
+    own()
+        .find(IpAddr::is_ipv4)
+        .into_iter()
+        .chain(own().find(IpAddr::is_ipv6))
+        .collect()
+}
+
+fn is_link_local(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+/// The address of the interface by which the host reaches others.
+fn default_address(facts: &Facts) -> Vec<IpAddr> {
+    facts
+        .default_routes
+        .first()
+        .map(|route| addresses_of(facts, &route.interface).into_iter().take(1).collect())
+        .unwrap_or_default()
+}
+
+fn taints(host: &spec::cluster::Host) -> Vec<Taint> {
+    let mut taints: Vec<Taint> = host
+        .taints
+        .iter()
+        .map(|taint| Taint {
+            key: taint.key.to_string(),
+            value: taint.value.to_string(),
+            effect: taint.effect.to_string(),
+        })
+        .collect();
+    if !host.roles.is_worker() {
+        taints.push(Taint {
+            key: CONTROL_PLANE.into(),
+            value: String::new(),
+            effect: "NoSchedule".into(),
+        });
+    }
+    taints
+}
+
+/// How each control plane's etcd starts. Those of a cluster that does not exist
+/// yet start together; one that comes later joins those that are there. How a
+/// member started is part of its generation and stays as it was.
+fn etcd_starts(nodes: &[(&Known, &Rootfs, distro::Host)]) -> BTreeMap<String, EtcdStart> {
+    let members = || {
+        nodes
+            .iter()
+            .filter(|(_, _, node)| node.role == Role::ControlPlane)
+    };
+    let member = |node: &distro::Host| (node.name.clone(), node.node_ip());
+    let founders: Option<&EtcdStart> = members().find_map(|(known, _, _)| {
+        known.etcd.as_ref().filter(|etcd| etcd.state == EtcdState::New)
+    });
+    let founding = founders.cloned().unwrap_or_else(|| EtcdStart {
+        members: members().map(|(_, _, node)| member(node)).collect(),
+        state: EtcdState::New,
+    });
+    let mut present = founding.members.clone();
+    let mut starts = BTreeMap::new();
+    for (known, _, node) in members() {
+        let own = member(node);
+        let start = match &known.etcd {
+            Some(start) => start.clone(),
+            None if founding.members.contains(&own) => founding.clone(),
+            None => {
+                present.push(own.clone());
+                EtcdStart {
+                    members: present.clone(),
+                    state: EtcdState::Existing,
+                }
+            }
+        };
+        for one in &start.members {
+            if !present.contains(one) {
+                present.push(one.clone());
+            }
+        }
+        starts.insert(node.name.clone(), start);
+    }
+    starts
+}
+
+/// The API servers of all control planes, also of those that do not answer now:
+/// a host that is off must not change what the others are to be.
+fn servers(cluster: &spec::Cluster, nodes: &[(&Known, &Rootfs, distro::Host)]) -> Vec<SocketAddr> {
+    cluster
+        .hosts
+        .control_planes()
+        .filter_map(|host| match &host.node_addresses {
+            NodeAddresses::Given(addresses) => addresses.first().copied(),
+            _ => nodes
+                .iter()
+                .find(|(_, _, node)| node.name == host.name.as_str())
+                .map(|(_, _, node)| node.node_ip()),
+        })
+        .map(|address| SocketAddr::new(address, distro::API_PORT))
+        .collect()
+}
+
+#[expect(clippy::too_many_arguments, reason = "each is another source of the recipe")]
+fn host(
+    cluster: &spec::Cluster,
+    image: &ClusterImage,
+    shared: &distro::Cluster,
+    known: &Known,
+    rootfs: &Rootfs,
+    node: &distro::Host,
+    etcd: Option<&EtcdStart>,
+    servers: &[SocketAddr],
+) -> Result<DesiredHost> {
+    let config = match node.role {
+        Role::ControlPlane => config::kubeadm(shared, node)?,
+        Role::Worker => String::new(),
+    };
+    let source = etcd.map(|etcd| json!({ "config": config, "etcd": etcd })).unwrap_or(Value::Null);
+    let recipe = Recipe {
+        image: image.digest,
+        platform: rootfs.platform.clone(),
+        kubernetes: Some(shared.version.clone()),
+        layers: rootfs.layers.clone(),
+        context: context(cluster, shared, known, rootfs, node),
+        files: files(cluster, shared, node, servers)?,
+        blocks: vec![hosts_block(cluster, shared)?],
+        directories: Vec::new(),
+        source,
+    };
+    let images = image
+        .images
+        .iter()
+        .map(|image| image.reference.to_string())
+        .filter(|reference| node.role == Role::ControlPlane || !kubeadm::is_control_plane_image(reference))
+        .collect();
+    Ok(DesiredHost {
+        identity: recipe.identity()?,
+        recipe,
+        config,
+        images,
+        labels: labels(known.host),
+        taints: node.taints.clone(),
+        joins_etcd: etcd.is_some_and(|etcd| etcd.state == EtcdState::Existing),
+        image_size: image.size(),
+        settings: settings(cluster, known.host),
+        node: node.clone(),
+    })
+}
+
+fn labels(host: &spec::cluster::Host) -> BTreeMap<String, String> {
+    let mut labels: BTreeMap<String, String> = host
+        .labels
+        .iter()
+        .map(|(key, value)| (key.to_string(), value.to_string()))
+        .collect();
+    if host.roles.is_control_plane() {
+        labels.insert(CONTROL_PLANE.into(), String::new());
+    }
+    if host.roles.is_worker() {
+        labels.insert("node-role.kubernetes.io/worker".into(), String::new());
+    }
+    labels
+}
+
+/// What templates of the image can refer to; `images/README.md` lists it.
+fn context(
+    cluster: &spec::Cluster,
+    shared: &distro::Cluster,
+    known: &Known,
+    rootfs: &Rootfs,
+    node: &distro::Host,
+) -> Value {
+    let mut environment: BTreeMap<String, Value> = rootfs
+        .env
+        .iter()
+        .map(|(name, value)| (name.clone(), json!(value)))
+        .collect();
+    for (name, value) in cluster.env.iter().chain(&known.host.env) {
+        environment.insert(name.to_string(), json!(value));
+    }
+    json!({
+        "host": {
+            "name": node.name,
+            "node_ip": node.node_ip().to_string(),
+            "node_ips": node.node_ips,
+            "role": node.role,
+            "facts": {
+                "arch": known.facts.architecture,
+                "cgroup_version": node.cgroup_version,
+                "restrict_oom_score_adj": known.facts.restrict_oom_score_adj,
+            },
+        },
+        "cluster": {
+            "name": shared.name,
+            "version": shared.version,
+            "pod_cidrs": shared.pod_cidrs,
+            "service_cidrs": shared.service_cidrs,
+            "cluster_dns": shared.dns_address().map(|address| address.to_string()),
+            "dns_domain": shared.dns_domain,
+            "registry_port": distro::REGISTRY_PORT,
+            "registry_fall_through": cluster.registry.fall_through,
+            "sandbox_image": shared.sandbox_image,
+            "cgroup_driver": node.cgroup_driver,
+            "env": environment,
+        },
+    })
+}
+
+fn files(
+    cluster: &spec::Cluster,
+    shared: &distro::Cluster,
+    node: &distro::Host,
+    servers: &[SocketAddr],
+) -> Result<Vec<ExtraFile>> {
+    let mut files = Vec::new();
+    let mut add = |path: &str, mode: u32, content: String| -> Result<()> {
+        let path = path
+            .trim_start_matches('/')
+            .parse()
+            .or_err(Kind::Failed, || format!("`{path}` cannot be a path in a generation"))?;
+        files.push(ExtraFile { path, mode, content });
+        Ok(())
+    };
+    for file in config::files(shared, node)? {
+        add(&file.path, file.mode, file.content)?;
+    }
+    for unit in crate::node::UNITS {
+        add(unit.path, 0o644, unit.content.to_owned())?;
+    }
+    let local = (node.role == Role::ControlPlane).then(|| SocketAddr::new(node.node_ip(), distro::API_PORT));
+    let seeds = Seeds { local, servers: servers.to_vec() };
+    add("etc/chasi/api-servers.json", 0o644, seeds.content())?;
+    if !cluster.settings.sysctls.is_empty() {
+        let lines: String = cluster
+            .settings
+            .sysctls
+            .iter()
+            .map(|(name, value)| format!("{name} = {value}\n"))
+            .collect();
+        add("etc/sysctl.d/95-chasi-clusterfile.conf", 0o644, lines)?;
+    }
+    if !cluster.settings.modules.is_empty() {
+        let lines: String = cluster.settings.modules.iter().map(|name| format!("{name}\n")).collect();
+        add("etc/modules-load.d/95-chasi-clusterfile.conf", 0o644, lines)?;
+    }
+    Ok(files)
+}
+
+/// Names that must resolve without any DNS: the cluster's endpoint, the hosts,
+/// and what the Clusterfile adds.
+fn hosts_block(cluster: &spec::Cluster, shared: &distro::Cluster) -> Result<Block> {
+    let mut lines = vec![format!("127.0.0.1 {}", shared.endpoint())];
+    for host in &cluster.hosts {
+        if let NodeAddresses::Given(addresses) = &host.node_addresses {
+            lines.extend(addresses.iter().map(|address| format!("{address} {}", host.name)));
+        }
+    }
+    for entry in &cluster.settings.hosts {
+        let names: Vec<String> = entry.names.iter().map(ToString::to_string).collect();
+        lines.push(format!("{} {}", entry.ip, names.join(" ")));
+    }
+    Ok(Block {
+        path: "etc/hosts"
+            .parse()
+            .or_err(Kind::Failed, || "`etc/hosts` cannot be a path in a generation")?,
+        content: lines.join("\n") + "\n",
+    })
+}
+
+fn settings(cluster: &spec::Cluster, host: &spec::cluster::Host) -> crate::host::setting::Settings {
+    crate::host::setting::Settings {
+        hostname: cluster.settings.set_hostname.then(|| host.name.to_string()),
+        swap_off: cluster.settings.swap == Swap::Off,
+    }
+}
+
+/// What must be the same for the cluster's own objects to need no change.
+fn objects_identity(shared: &distro::Cluster, image: &ClusterImage, hosts: &[DesiredHost]) -> Result<Digest> {
+    let first = hosts
+        .iter()
+        .find(|host| host.node.role == Role::ControlPlane)
+        .ok_or_else(|| {
+            Error::new(Kind::Unreachable, "no control plane of the cluster can be reached")
+                .hint("`chasi run` needs at least the first control plane")
+        })?;
+    let mut value = json!({
+        "format": 1,
+        "image": image.digest,
+        "configuration": config::cluster_identity(shared, &first.node),
+        "settings": first.recipe.context["cluster"],
+    });
+    value.sort_all_objects();
+    let bytes = serde_json::to_vec(&value).or_err(Kind::Failed, || "cannot write the cluster's settings as JSON")?;
+    Ok(Digest::of(bytes))
+}

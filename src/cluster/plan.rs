@@ -1,0 +1,351 @@
+//! The plan: what has to change, in which order, on which host.
+//!
+//! A plan is a pure function of what is desired and what is. Stages follow each
+//! other; within a stage each host does its steps in order and hosts do not wait
+//! for each other. Only what is not as desired becomes a step, so the plan of a
+//! cluster that is as desired is empty.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::desired::{Desired, DesiredHost};
+use super::survey::{HostState, Survey};
+use crate::digest::Digest;
+use crate::distro::Role;
+use crate::oci::Blob;
+
+/// What has to change.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The cluster image, as the user named it.
+    pub image: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// The Kubernetes version it brings.
+    pub version: String,
+    /// What to do, in order. Stages without steps are left out.
+    pub stages: Vec<Stage>,
+    /// Hosts that are left for a later run, and why.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A host that this run does not touch.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// The host's name.
+    pub host: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Steps that may run at the same time on different hosts.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Its name, one of a fixed list.
+    pub name: String,
+    /// The steps; those of one host in order.
+    pub steps: Vec<Step>,
+}
+
+/// One change of one host.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// The host's name.
+    pub host: String,
+    /// What is done.
+    pub action: Action,
+    /// Whether `chasi delete` or a rollback takes it back. What cannot be undone
+    /// is marked in the plan.
+    pub undoable: bool,
+}
+
+/// What a step does.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Action {
+    /// Copies the parts of the image that the host lacks.
+    Copy {
+        /// What it lacks.
+        blobs: Vec<Blob>,
+        /// Their size in bytes.
+        bytes: u64,
+    },
+    /// Unpacks the image and renders the configuration into a new generation.
+    Stage {
+        /// The generation's identity.
+        identity: Digest,
+    },
+    /// Makes the host's programs, configuration and settings those of the
+    /// generation, and starts its services.
+    SwitchNode {
+        /// The generation's identity.
+        identity: Digest,
+    },
+    /// Starts services of the generation that do not run.
+    StartServices {
+        /// The units.
+        units: Vec<String>,
+    },
+    /// Brings container images into the runtime.
+    PullImages {
+        /// The references.
+        references: Vec<String>,
+    },
+    /// Makes the cluster's certificate authorities and this host's certificates.
+    CreateAuthorities,
+    /// Makes this host's certificates under the cluster's authorities.
+    CreateCertificates,
+    /// Gives kubelet its client certificate.
+    Credential,
+    /// Adds this host's etcd to the cluster's members.
+    AddEtcdMember,
+    /// Makes the control plane on this host that of the generation.
+    SwitchControlPlane {
+        /// The generation's identity.
+        identity: Digest,
+    },
+    /// Starts kubelet.
+    StartKubelet,
+    /// Applies the cluster's own objects.
+    ApplyObjects {
+        /// Their identity.
+        identity: Digest,
+    },
+    /// Notes on this host which objects were applied.
+    RecordObjects {
+        /// Their identity.
+        identity: Digest,
+    },
+    /// Gives the node its labels and taints.
+    SetNode,
+}
+
+impl Action {
+    /// What is done, in the imperative.
+    pub fn describe(&self) -> String {
+        match self {
+            Action::Copy { bytes, blobs } => {
+                format!("copy {} of the image ({} blobs)", size(*bytes), blobs.len())
+            }
+            Action::Stage { identity } => format!("stage generation {}", identity.short()),
+            Action::SwitchNode { identity } => format!("switch the node to generation {}", identity.short()),
+            Action::StartServices { units } => format!("start {}", units.join(", ")),
+            Action::PullImages { references } => format!("unpack {} container images", references.len()),
+            Action::CreateAuthorities => "create the cluster's certificate authorities".into(),
+            Action::CreateCertificates => "create the control plane's certificates".into(),
+            Action::Credential => "give kubelet its certificate".into(),
+            Action::AddEtcdMember => "add the host to etcd's members".into(),
+            Action::SwitchControlPlane { identity } => {
+                format!("switch the control plane to generation {}", identity.short())
+            }
+            Action::StartKubelet => "start kubelet".into(),
+            Action::ApplyObjects { .. } => "apply the cluster's own objects".into(),
+            Action::RecordObjects { .. } => "record the cluster's own objects".into(),
+            Action::SetNode => "set the node's labels and taints".into(),
+        }
+    }
+
+    fn undoable(&self) -> bool {
+        !matches!(self, Action::ApplyObjects { .. } | Action::AddEtcdMember)
+    }
+}
+
+/// A number of bytes for people, in powers of 1000.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+impl Plan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.stages.is_empty()
+    }
+
+    /// How many steps there are.
+    pub fn len(&self) -> usize {
+        self.stages.iter().map(|stage| stage.steps.len()).sum()
+    }
+}
+
+/// Makes the plan for the hosts that were reached.
+pub fn plan(desired: &Desired, survey: &Survey) -> Plan {
+    let hosts: Vec<(&DesiredHost, &HostState)> = desired
+        .hosts
+        .iter()
+        .filter_map(|host| Some((host, survey.hosts.get(&host.node.name)?)))
+        .collect();
+    let mut stages = Stages::default();
+    for (host, state) in &hosts {
+        stages.prepare(host, state);
+    }
+    stages.keys(&hosts);
+    stages.control_plane(&hosts);
+    stages.objects(desired, survey, &hosts);
+    Plan {
+        cluster: desired.cluster.name.clone(),
+        image: desired.image.clone(),
+        digest: desired.digest,
+        version: desired.cluster.version.clone(),
+        stages: stages.finish(),
+        left_out: survey.left_out.clone(),
+    }
+}
+
+/// The stages in their order.
+const ORDER: [&str; 9] = [
+    "copy",
+    "stage",
+    "hosts",
+    "authorities",
+    "certificates",
+    "credentials",
+    "start",
+    "objects",
+    "nodes",
+];
+
+#[derive(Default)]
+struct Stages {
+    steps: Vec<(&'static str, Step)>,
+}
+
+impl Stages {
+    fn push(&mut self, stage: &'static str, host: &DesiredHost, action: Action) {
+        let undoable = action.undoable();
+        self.steps.push((
+            stage,
+            Step {
+                host: host.node.name.clone(),
+                action,
+                undoable,
+            },
+        ));
+    }
+
+    fn finish(self) -> Vec<Stage> {
+        ORDER
+            .iter()
+            .map(|name| Stage {
+                name: (*name).to_owned(),
+                steps: self
+                    .steps
+                    .iter()
+                    .filter(|(stage, _)| stage == name)
+                    .map(|(_, step)| step.clone())
+                    .collect(),
+            })
+            .filter(|stage| !stage.steps.is_empty())
+            .collect()
+    }
+
+    /// Everything that a host does for itself.
+    fn prepare(&mut self, host: &DesiredHost, state: &HostState) {
+        if !state.missing.is_empty() {
+            let bytes = state.missing.iter().map(|blob| blob.size).sum();
+            let blobs = state.missing.clone();
+            self.push("copy", host, Action::Copy { blobs, bytes });
+        }
+        let identity = host.identity;
+        if !state.staged.contains(&identity) {
+            self.push("stage", host, Action::Stage { identity });
+        }
+        if state.node != Some(identity) || !state.settled {
+            self.push("hosts", host, Action::SwitchNode { identity });
+        } else if !state.stopped.is_empty() {
+            let units = state.stopped.clone();
+            self.push("hosts", host, Action::StartServices { units });
+        }
+        let present: BTreeSet<&str> = state
+            .distro
+            .images
+            .iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
+        let references: Vec<String> = host
+            .images
+            .iter()
+            .filter(|reference| !present.contains(reference.as_str()))
+            .cloned()
+            .collect();
+        if !references.is_empty() {
+            self.push("hosts", host, Action::PullImages { references });
+        }
+    }
+
+    /// Certificate authorities first, then what is signed by them.
+    fn keys(&mut self, hosts: &[(&DesiredHost, &HostState)]) {
+        let exists = hosts.iter().any(|(_, state)| state.distro.pki.is_some());
+        let mut leader = None;
+        for (host, state) in hosts.iter().filter(|(host, _)| host.node.role == Role::ControlPlane) {
+            if state.distro.pki.is_some() {
+                continue;
+            }
+            if !exists && leader.is_none() {
+                leader = Some(&host.node.name);
+                self.push("authorities", host, Action::CreateAuthorities);
+            } else {
+                self.push("certificates", host, Action::CreateCertificates);
+            }
+        }
+        for (host, state) in hosts {
+            if !state.distro.credential {
+                self.push("credentials", host, Action::Credential);
+            }
+        }
+    }
+
+    fn control_plane(&mut self, hosts: &[(&DesiredHost, &HostState)]) {
+        for (host, state) in hosts {
+            if host.node.role == Role::ControlPlane && state.control_plane != Some(host.identity) {
+                if host.joins_etcd && !state.distro.etcd_data {
+                    self.push("start", host, Action::AddEtcdMember);
+                }
+                let identity = host.identity;
+                self.push("start", host, Action::SwitchControlPlane { identity });
+            }
+            if !state.distro.kubelet_active || !state.distro.credential {
+                self.push("start", host, Action::StartKubelet);
+            }
+        }
+    }
+
+    fn objects(&mut self, desired: &Desired, survey: &Survey, hosts: &[(&DesiredHost, &HostState)]) {
+        let identity = desired.objects;
+        let control_planes: Vec<_> = hosts
+            .iter()
+            .filter(|(host, _)| host.node.role == Role::ControlPlane)
+            .collect();
+        let applied = control_planes
+            .iter()
+            .any(|(_, state)| state.distro.objects == Some(identity));
+        for (index, (host, state)) in control_planes.iter().enumerate() {
+            if !applied && index == 0 {
+                self.push("objects", host, Action::ApplyObjects { identity });
+            } else if state.distro.objects != Some(identity) {
+                self.push("nodes", host, Action::RecordObjects { identity });
+            }
+        }
+        for (host, _) in hosts {
+            let node = survey
+                .nodes
+                .iter()
+                .flatten()
+                .find(|node| node.name == host.node.name);
+            if !node.is_some_and(|node| host.metadata_is(node)) {
+                self.push("nodes", host, Action::SetNode);
+            }
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! `chasi run`: from intent to change.
+//!
+//! [`prepare`] looks at everything and changes nothing: it connects, asks, checks
+//! and plans. [`Prepared::apply`] carries the plan out and verifies the result.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+
+use super::apply::{Outcome, Run};
+use super::checks::{self, Finding};
+use super::desired::{Desired, Known, desired};
+use super::plan::{LeftOut, Plan, plan};
+use super::survey::{HostState, Survey};
+use crate::agent::calls::blobs::BlobsMissing;
+use crate::agent::calls::distro::{ClusterReport, ClusterState};
+use crate::agent::calls::host::{CheckSettings, HostReport, ReadHost};
+use crate::agent::{self, Client, InstallOptions};
+use crate::distro::Role;
+use crate::error::{Error, Kind, Result};
+use crate::event::Context;
+use crate::host::Part;
+use crate::oci::{Blob, ClusterImage, Store};
+use crate::remote::Target;
+use crate::spec;
+
+/// How long all nodes and system pods may take to be ready after the last change.
+const SETTLING: Duration = Duration::from_secs(300);
+/// How often they are looked at.
+const BEAT: Duration = Duration::from_millis(500);
+/// How long to wait for another run to end, when one holds a host's lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(120);
+
+/// What to run, where, as whom.
+pub struct Request {
+    /// What was asked for.
+    pub cluster: spec::Cluster,
+    /// How to get into each host.
+    pub targets: Vec<Target>,
+    /// The controller's store.
+    pub store: Store,
+    /// The image's index in the store.
+    pub index: Blob,
+    /// The run's identifier.
+    pub run: String,
+    /// Who runs it, and where: `user@machine`.
+    pub who: String,
+    /// This program, to be copied to hosts.
+    pub program: PathBuf,
+    /// Whether only to look.
+    pub dry_run: bool,
+}
+
+/// Everything that is known before the first change.
+pub struct Prepared {
+    request: Request,
+    clients: BTreeMap<String, Client>,
+    desired: Desired,
+    /// What has to change.
+    pub plan: Plan,
+    /// What the checks found that does not prevent the run.
+    pub findings: Vec<Finding>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// The cluster's name.
+    pub cluster: String,
+    /// How many steps were done.
+    pub steps: usize,
+    /// What the API says in the end.
+    pub state: ClusterReport,
+    /// Hosts that this run did not touch, or that failed.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Connects, asks, checks and plans. Changes nothing.
+pub async fn prepare(context: &Context, request: Request) -> Result<Prepared> {
+    let image = ClusterImage::open(&request.store, &request.index)?;
+    let (clients, left_out) = context.phase("connect", connect(context, &request)).await?;
+    let prepared = look(context, &request, &image, &clients, left_out).await;
+    match prepared {
+        Ok((desired, plan, findings)) => Ok(Prepared {
+            request,
+            clients,
+            desired,
+            plan,
+            findings,
+        }),
+        Err(error) => {
+            farewell(clients).await;
+            Err(error)
+        }
+    }
+}
+
+async fn look(
+    context: &Context,
+    request: &Request,
+    image: &ClusterImage,
+    clients: &BTreeMap<String, Client>,
+    left_out: Vec<LeftOut>,
+) -> Result<(Desired, Plan, Vec<Finding>)> {
+    let reports = context.phase("facts", facts(clients)).await?;
+    let known: Vec<Known> = request
+        .cluster
+        .hosts
+        .iter()
+        .filter_map(|host| {
+            let report = reports.get(host.name.as_str())?;
+            Some(Known {
+                host,
+                facts: &report.facts,
+                etcd: report.etcd.clone(),
+                etcd_data: report.distro.etcd_data,
+            })
+        })
+        .collect();
+    let desired = desired(&request.cluster, image, &known)?;
+    let findings = checks::check(&request.cluster, &desired, &reports);
+    let findings = checks::refuse(findings)?;
+    let survey = survey(&desired, clients, reports, left_out, image).await?;
+    let plan = plan(&desired, &survey);
+    Ok((desired, plan, findings))
+}
+
+/// One agent on each host that can be reached. Hosts that cannot are left out,
+/// as long as what must be there is there.
+async fn connect(
+    context: &Context,
+    request: &Request,
+) -> Result<(BTreeMap<String, Client>, Vec<LeftOut>)> {
+    let mut options = InstallOptions::new(&request.run, &request.who, &request.program);
+    if !request.dry_run {
+        options = options.with_lock(LOCK_PATIENCE);
+    }
+    let options = &options;
+    let answers = join_all(request.targets.iter().map(|target| async move {
+        let work = agent::connect(context, target, options);
+        (target, context.step(Some(&target.name), "connect", work).await)
+    }))
+    .await;
+    let mut clients = BTreeMap::new();
+    let mut problems = Vec::new();
+    for (target, answer) in answers {
+        match answer {
+            Ok(client) => {
+                clients.insert(target.name.clone(), client);
+            }
+            Err(error) => problems.push((target.name.clone(), error)),
+        }
+    }
+    match enough(request, &clients, problems) {
+        Ok(left_out) => Ok((clients, left_out)),
+        Err(error) => {
+            farewell(clients).await;
+            Err(error)
+        }
+    }
+}
+
+/// A run can do without workers, and without a minority of the control planes,
+/// that do not answer. Anything else that went wrong ends it.
+fn enough(
+    request: &Request,
+    clients: &BTreeMap<String, Client>,
+    problems: Vec<(String, Error)>,
+) -> Result<Vec<LeftOut>> {
+    let control_planes: Vec<&str> = request
+        .cluster
+        .hosts
+        .control_planes()
+        .map(|host| host.name.as_str())
+        .collect();
+    let reached = control_planes
+        .iter()
+        .filter(|name| clients.contains_key(**name))
+        .count();
+    let mut left_out = Vec::new();
+    for (host, error) in problems {
+        if error.kind() != Kind::Unreachable || reached * 2 <= control_planes.len() {
+            return Err(error.on_host(host));
+        }
+        let cause = error.causes().last().map(|cause| format!(": {cause}")).unwrap_or_default();
+        left_out.push(LeftOut {
+            host,
+            reason: format!("{error}{cause}"),
+        });
+    }
+    Ok(left_out)
+}
+
+async fn facts(clients: &BTreeMap<String, Client>) -> Result<BTreeMap<String, HostReport>> {
+    let answers = join_all(
+        clients
+            .iter()
+            .map(|(name, client)| async move { (name, client.call(ReadHost {}).await) }),
+    )
+    .await;
+    answers
+        .into_iter()
+        .map(|(name, answer)| match answer {
+            Ok(report) => Ok((name.clone(), report)),
+            Err(error) => Err(error.on_host(name)),
+        })
+        .collect()
+}
+
+async fn survey(
+    desired: &Desired,
+    clients: &BTreeMap<String, Client>,
+    reports: BTreeMap<String, HostReport>,
+    left_out: Vec<LeftOut>,
+    image: &ClusterImage,
+) -> Result<Survey> {
+    let blobs = image.blobs();
+    let states = join_all(desired.hosts.iter().map(|host| {
+        let (blobs, reports) = (&blobs, &reports);
+        async move {
+            let name = &host.node.name;
+            let (Some(client), Some(report)) = (clients.get(name), reports.get(name)) else {
+                return Err(Error::new(Kind::Failed, "the host did not report").on_host(name));
+            };
+            let missing = client.call(BlobsMissing { blobs: blobs.clone() }).await?;
+            let settings = host.settings.clone();
+            let settled = client.call(CheckSettings { settings }).await?;
+            Ok((name.clone(), host_state(report, missing, settled)))
+        }
+    }))
+    .await
+    .into_iter()
+    .collect::<Result<BTreeMap<_, _>>>()?;
+    let nodes = cluster_state(desired, clients, &states).await.map(|report| report.nodes);
+    Ok(Survey {
+        hosts: states,
+        left_out,
+        nodes,
+    })
+}
+
+fn host_state(report: &HostReport, missing: Vec<Blob>, settled: bool) -> HostState {
+    let managed = &report.facts.managed;
+    let drifted = managed.parts.values().any(|part| !part.drift.is_empty());
+    HostState {
+        missing,
+        staged: managed.generations.iter().map(|generation| generation.identity).collect(),
+        node: report.current(Part::Node),
+        control_plane: report.current(Part::ControlPlane),
+        settled: settled && !drifted && report.program_is_current && managed.pending.is_empty(),
+        stopped: report.stopped.clone(),
+        distro: report.distro.clone(),
+    }
+}
+
+/// What the API says, asked on the first control plane that has one.
+async fn cluster_state(
+    desired: &Desired,
+    clients: &BTreeMap<String, Client>,
+    states: &BTreeMap<String, HostState>,
+) -> Option<ClusterReport> {
+    for host in desired.hosts.iter().filter(|host| host.node.role == Role::ControlPlane) {
+        let has_keys = states.get(&host.node.name).is_some_and(|state| state.distro.pki.is_some());
+        if let Some(client) = clients.get(&host.node.name).filter(|_| has_keys) {
+            let call = ClusterState { address: host.node.node_ip(), namespaces: Vec::new() };
+            if let Ok(report) = client.call(call).await {
+                return Some(report);
+            }
+        }
+    }
+    None
+}
+
+impl Prepared {
+    /// Ends the connections without changing anything.
+    pub async fn abandon(self) {
+        farewell(self.clients).await;
+    }
+
+    /// Carries the plan out, verifies, and ends the connections.
+    pub async fn apply(self, context: &Context) -> Result<Report> {
+        let result = self.change(context).await;
+        farewell(self.clients).await;
+        result
+    }
+
+    async fn change(&self, context: &Context) -> Result<Report> {
+        let run = Run {
+            context,
+            desired: &self.desired,
+            clients: &self.clients,
+            store: &self.request.store,
+            run: &self.request.run,
+            index: &self.request.index,
+        };
+        let outcome = run.carry_out(&self.plan).await?;
+        let state = context.phase("verify", self.verify(context, &outcome)).await?;
+        let mut left_out = self.plan.left_out.clone();
+        left_out.extend(outcome.failed.iter().map(|(host, error)| LeftOut {
+            host: host.clone(),
+            reason: std::iter::once(error.to_string())
+                .chain(error.causes().map(ToString::to_string))
+                .collect::<Vec<_>>()
+                .join(": "),
+        }));
+        Ok(Report {
+            cluster: self.desired.cluster.name.clone(),
+            steps: outcome.done.len(),
+            state,
+            left_out,
+        })
+    }
+
+    /// Waits until all nodes that this run is about are ready, and the pods of
+    /// the cluster's own objects on them.
+    async fn verify(&self, context: &Context, outcome: &Outcome) -> Result<ClusterReport> {
+        let end = Instant::now() + SETTLING;
+        let expected: Vec<&str> = self
+            .desired
+            .hosts
+            .iter()
+            .map(|host| host.node.name.as_str())
+            .filter(|name| !outcome.failed.contains_key(*name))
+            .collect();
+        loop {
+            context.check_cancelled()?;
+            let unready = match self.ask().await {
+                Ok(report) => {
+                    let unready = unready(&report, &expected);
+                    if unready.is_empty() {
+                        return Ok(report);
+                    }
+                    unready
+                }
+                Err(error) => vec![error.to_string()],
+            };
+            if Instant::now() >= end {
+                return Err(Error::new(
+                    Kind::Failed,
+                    format!("the cluster is not healthy after {} s", SETTLING.as_secs()),
+                )
+                .because(unready.join("; "))
+                .hint("run the same command again to go on waiting; `chasi status` shows what is not ready"));
+            }
+            tokio::time::sleep(BEAT).await;
+        }
+    }
+
+    async fn ask(&self) -> Result<ClusterReport> {
+        let mut last = Error::new(Kind::Unreachable, "no control plane can be asked");
+        for host in self.desired.hosts.iter().filter(|host| host.node.role == Role::ControlPlane) {
+            let Some(client) = self.clients.get(&host.node.name) else { continue };
+            let call = ClusterState { address: host.node.node_ip(), namespaces: Vec::new() };
+            match client.call(call).await {
+                Ok(report) => return Ok(report),
+                Err(error) => last = error.on_host(&host.node.name),
+            }
+        }
+        Err(last)
+    }
+}
+
+/// What is not ready yet, in words.
+fn unready(report: &ClusterReport, expected: &[&str]) -> Vec<String> {
+    let mut unready = Vec::new();
+    for name in expected {
+        match report.nodes.iter().find(|node| node.name == *name) {
+            None => unready.push(format!("the node `{name}` has not registered")),
+            Some(node) if !node.ready => unready.push(format!(
+                "the node `{name}` is not ready: {}",
+                node.reason.as_deref().unwrap_or("it gives no reason")
+            )),
+            Some(_) => {}
+        }
+    }
+    for pod in report.pods.iter().filter(|pod| !pod.ready) {
+        // Pods of nodes that are off or failed are not this run's business.
+        let elsewhere = pod.node.as_deref().is_some_and(|node| !expected.contains(&node));
+        if !elsewhere {
+            unready.push(format!(
+                "the pod `{}/{}` is not ready: {}",
+                pod.namespace,
+                pod.name,
+                pod.reason.as_deref().unwrap_or("it gives no reason")
+            ));
+        }
+    }
+    if report.pods.is_empty() {
+        unready.push("no system pod has been created".into());
+    }
+    unready
+}
+
+async fn farewell(clients: BTreeMap<String, Client>) {
+    // An agent that cannot say goodbye ends by itself.
+    join_all(clients.into_values().map(Client::bye)).await;
+}
