@@ -80,14 +80,17 @@ enum Command {
     Fsck(fsck::Args),
     Prune(prune::Args),
     Schema(schema::Args),
+    Run(run::Args),
 }
 
 impl Command {
     /// Whether a service runs it, on a host, with nobody at a terminal.
     fn is_service(&self) -> bool {
-        matches!(self, Command::Agent(_) | Command::NodeService(_))
+        matches!(
+            self,
+            Command::Agent(_) | Command::Boot(_) | Command::NodeService(_)
+        )
     }
-    Run(run::Args),
 }
 
 /// Parses the process's arguments, runs the command and reports how it ended.

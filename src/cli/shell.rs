@@ -172,19 +172,6 @@ impl Shell {
         self.block_on(async { tokio::task::block_in_place(|| work(&self.context)) })
     }
 
-    /// Says something to a person, on standard error.
-    pub fn message(&self, text: &str) {
-        to_stderr(text);
-    }
-
-    /// Asks a question that only `y` or `yes` answers.
-    pub fn ask(&self, question: &str) -> bool {
-        to_stderr(&format!("{question} [y/N] "));
-        let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer).is_ok()
-            && matches!(answer.trim(), "y" | "Y" | "yes")
-    }
-
     /// Says what went wrong, on standard error.
     pub fn report(&self, error: &Error) {
         self.reporter.failure(error);

@@ -14,6 +14,14 @@ const HOSTS: &str = "/etc/containerd/certs.d";
 /// (containerd's `internal/cri/labels`, `PinnedImageLabelKey`).
 const PINNED: &str = "io.cri-containerd.pinned=pinned";
 
+/// This host's platform in OCI's words.
+fn platform() -> &'static str {
+    match std::env::consts::ARCH {
+        "aarch64" => "linux/arm64",
+        _ => "linux/amd64",
+    }
+}
+
 fn ctr(tree: &Path) -> Command {
     Command::new(tree.join("usr/local/bin/ctr")).args(["--namespace", "k8s.io"])
 }
@@ -52,11 +60,11 @@ pub fn pull(context: &Context, tree: &Path, references: &[String]) -> Result<()>
                 done: index as u64,
                 total: Some(references.len() as u64),
             });
+            // The host's registry holds what this platform needs of a reference that
+            // has several, and nothing of the others.
             ctr(tree)
-                .args(["images", "pull", "--hosts-dir", HOSTS, reference])
-                .run()?;
-            ctr(tree)
-                .args(["images", "label", reference, PINNED])
+                .args(["images", "pull", "--skip-metadata", "--platform", platform()])
+                .args(["--hosts-dir", HOSTS, "--label", PINNED, reference])
                 .run()?;
         }
     };

@@ -24,6 +24,9 @@ use crate::host::{Part, Root, template};
 use crate::oci::Store;
 use crate::oci::layer::{EntryPath, Meta};
 
+/// Where templates are rendered. Anywhere else a file is what it is called.
+const TEMPLATES: [&str; 2] = ["etc/", "chasi/manifests/"];
+
 /// A generation that is whole on the host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Staged {
@@ -112,7 +115,7 @@ impl<'a> Staging<'a> {
             .entries()
             .iter()
             .filter_map(|(path, node)| match node {
-                Node::File(file) if path.as_str().starts_with("etc/") => {
+                Node::File(file) if TEMPLATES.iter().any(|place| path.as_str().starts_with(place)) => {
                     let result: EntryPath =
                         path.as_str().strip_suffix(template::SUFFIX)?.parse().ok()?;
                     Some((path.clone(), result, file.clone()))
