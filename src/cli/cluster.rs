@@ -13,6 +13,7 @@ use super::Shell;
 use super::places;
 use crate::cluster::access::{Environment, targets};
 use crate::cluster::run::Request;
+use crate::cluster::status;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
 use crate::oci::{Blob, Reference, Store};
@@ -186,6 +187,17 @@ impl Chosen {
         let reference: Reference = name.parse()?;
         store.resolve(&reference).map_err(|error| {
             error.hint(format!("fetch it with `chasi pull {name}`, or build it with `chasi build -t {name} .`"))
+        })
+    }
+
+    /// A request to look at the cluster.
+    pub fn look(&self) -> Result<status::Request> {
+        Ok(status::Request {
+            targets: self.targets()?,
+            cluster: self.clusterfile.cluster.clone(),
+            run: run_identifier(),
+            who: who(),
+            program: program()?,
         })
     }
 

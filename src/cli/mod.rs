@@ -15,6 +15,7 @@ mod config;
 mod fsck;
 mod images;
 mod inspect;
+mod kubeconfig;
 mod lab;
 mod load;
 mod message;
@@ -28,6 +29,7 @@ mod save;
 mod schema;
 mod shell;
 mod signals;
+mod status;
 mod store;
 mod table;
 mod tag;
@@ -81,6 +83,8 @@ enum Command {
     Prune(prune::Args),
     Schema(schema::Args),
     Run(run::Args),
+    Status(status::Args),
+    Kubeconfig(kubeconfig::Args),
 }
 
 impl Command {
@@ -126,5 +130,7 @@ fn run(command: Command, shell: &Shell) -> Result<()> {
         Command::Prune(args) => args.run(shell),
         Command::Schema(args) => args.run(shell),
         Command::Run(args) => args.run(shell),
+        Command::Status(args) => args.run(shell),
+        Command::Kubeconfig(args) => args.run(shell),
     }
 }

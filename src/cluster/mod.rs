@@ -12,4 +12,5 @@ pub mod checks;
 pub mod desired;
 pub mod plan;
 pub mod run;
+pub mod status;
 pub mod survey;

@@ -5,6 +5,19 @@ use std::fmt::Write as _;
 
 use super::{HostStatus, LabStatus};
 
+/// kubelet's own thresholds are shares of the disk. The hosts of a lab all see the
+/// machine's one disk, of which they need little, however full it is.
+const EVICTION: &str = "\
+---
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+evictionHard:
+  memory.available: 100Mi
+  nodefs.available: 1Gi
+  imagefs.available: 1Gi
+imageGCHighThresholdPercent: 100
+";
+
 /// What to write.
 #[derive(Clone, Debug)]
 pub struct Clusterfile<'a> {
@@ -29,12 +42,12 @@ impl Clusterfile<'_> {
         let _ = writeln!(text, "    user: {}", quote(self.user));
         let _ = writeln!(
             text,
-            "    identityFile: {}",
+            "    identityFiles: [{}]",
             quote(&lab.identity_file.to_string_lossy())
         );
         let _ = writeln!(
             text,
-            "    knownHosts: {}",
+            "    knownHosts: [{}]",
             quote(&lab.known_hosts.to_string_lossy())
         );
         let _ = writeln!(text, "  hosts:");
@@ -60,7 +73,7 @@ impl Clusterfile<'_> {
     /// The whole file.
     pub fn whole(&self, image: &str) -> String {
         format!(
-            "apiVersion: chasi.dev/v1\nkind: Cluster\nmetadata:\n  name: {}\nspec:\n  image: {}\n{}",
+            "apiVersion: chasi.dev/v1\nkind: Cluster\nmetadata:\n  name: {}\nspec:\n  image: {}\n{}{EVICTION}",
             self.lab.name,
             quote(image),
             self.sections()
@@ -139,8 +152,8 @@ mod tests {
           image: "a/b:1"
           ssh:
             user: "root"
-            identityFile: "/s/a b/id"
-            knownHosts: "/s/known_hosts"
+            identityFiles: ["/s/a b/id"]
+            knownHosts: ["/s/known_hosts"]
           hosts:
             - name: node-1
               address: 10.77.0.11

@@ -24,6 +24,8 @@ pub struct HostReport {
     pub etcd: Option<EtcdStart>,
     /// Services of the generation that should run and do not.
     pub stopped: Vec<String>,
+    /// The address of the API server on this host, on a control plane.
+    pub api: Option<std::net::IpAddr>,
     /// Whether the host's services run the same chasi as this agent.
     pub program_is_current: bool,
     /// What the distribution has here.

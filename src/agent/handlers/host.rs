@@ -18,7 +18,7 @@ use crate::host::generation;
 use crate::host::journal::Journal;
 use crate::host::recipe::{ExtraFile, Recipe};
 use crate::host::{Part, Root, setting, switch, unit};
-use crate::node;
+use crate::node::{self, balancer::Seeds};
 use crate::oci::{Reference, Store};
 
 /// How long a unit may take to run.
@@ -71,11 +71,13 @@ pub(super) async fn read_host(scope: Scope, _: ReadHost) -> Result<HostReport> {
     })
     .await?;
     let program_is_current = program_is_current()?;
+    let api = Seeds::read(Path::new(node::balancer::seeds::PATH))?.local.map(|server| server.ip());
     let distro = super::distro::distro_state(scope, DistroState {}).await?;
     Ok(HostReport {
         facts,
         etcd,
         stopped,
+        api,
         program_is_current,
         distro,
     })
