@@ -2,8 +2,8 @@
 
 pub mod blobs;
 pub mod distro;
-pub mod lock;
 pub mod host;
+pub mod lock;
 
 use serde::{Deserialize, Serialize};
 

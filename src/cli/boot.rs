@@ -14,12 +14,15 @@ impl Args {
     /// Settles what was interrupted, and says what it was.
     pub fn run(self, shell: &Shell) -> Result<()> {
         match boot::run(&Root::host()?)? {
-            Boot::AgentInCharge => shell.context().note("an agent is in charge of this host, and settles things itself"),
+            Boot::AgentInCharge => shell
+                .context()
+                .note("an agent is in charge of this host, and settles things itself"),
             Boot::Settled(settled) => {
                 for one in settled {
-                    shell
-                        .context()
-                        .note(format!("{:?} of the run {}: {:?}", one.operation, one.run, one.outcome));
+                    shell.context().note(format!(
+                        "{:?} of the run {}: {:?}",
+                        one.operation, one.run, one.outcome
+                    ));
                 }
             }
         }

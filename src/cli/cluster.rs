@@ -25,10 +25,20 @@ use crate::spec::clusterfile::Arguments;
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
 pub struct HostArgs {
     /// Addresses of control planes, with commas; `10.0.0.2-10.0.0.4` is a range.
-    #[arg(long, value_name = "ADDRESSES", conflicts_with = "file", default_value = "")]
+    #[arg(
+        long,
+        value_name = "ADDRESSES",
+        conflicts_with = "file",
+        default_value = ""
+    )]
     masters: String,
     /// Addresses of workers, likewise.
-    #[arg(long, value_name = "ADDRESSES", conflicts_with = "file", default_value = "")]
+    #[arg(
+        long,
+        value_name = "ADDRESSES",
+        conflicts_with = "file",
+        default_value = ""
+    )]
     nodes: String,
     /// The cluster's name.
     #[arg(long, value_name = "NAME", conflicts_with = "file")]
@@ -89,7 +99,10 @@ impl Known {
                     [] => Err(Error::new(Kind::NotFound, "no cluster is known here")
                         .hint("name its Clusterfile: `-f Clusterfile`")),
                     several => Err(Error::new(Kind::Usage, "several clusters are known here")
-                        .hint(format!("name one of them: `-c {}`", several.join("`, `-c ")))),
+                        .hint(format!(
+                            "name one of them: `-c {}`",
+                            several.join("`, `-c ")
+                        ))),
                 }
             }
         }
@@ -102,12 +115,16 @@ impl Chosen {
         let home = places::home();
         let clusterfile = Clusterfile::read(path, home.as_deref())?;
         for warning in &clusterfile.warnings {
-            shell
-                .context()
-                .warn(format!("{}:{}: {}", path.display(), warning.line, warning.message));
+            shell.context().warn(format!(
+                "{}:{}: {}",
+                path.display(),
+                warning.line,
+                warning.message
+            ));
         }
-        let absolute = std::path::absolute(path)
-            .or_err(Kind::System, || format!("cannot find out where `{}` is", path.display()))?;
+        let absolute = std::path::absolute(path).or_err(Kind::System, || {
+            format!("cannot find out where `{}` is", path.display())
+        })?;
         Ok(Chosen {
             source: Source::Clusterfile(absolute),
             clusterfile,
@@ -142,7 +159,9 @@ impl Chosen {
 
     fn known(shell: &Shell, name: &str) -> Result<Self> {
         let path = note_path(name)?;
-        let bytes = std::fs::read(&path).or_err(Kind::NotFound, || format!("the cluster `{name}` is not known here"))?;
+        let bytes = std::fs::read(&path).or_err(Kind::NotFound, || {
+            format!("the cluster `{name}` is not known here")
+        })?;
         let source: Source = serde_json::from_slice(&bytes)
             .or_err(Kind::Input, || format!("`{}` is damaged", path.display()))?;
         match &source {
@@ -162,14 +181,11 @@ impl Chosen {
         if let Some(directory) = path.parent() {
             file::create_directories(directory)?;
         }
-        let text = serde_json::to_vec_pretty(&self.source)
-            .or_err(Kind::Failed, || "cannot write down where the cluster is described")?;
+        let text = serde_json::to_vec_pretty(&self.source).or_err(
+            Kind::Failed,
+            || "cannot write down where the cluster is described",
+        )?;
         file::write(&path, &text, 0o600)
-    }
-
-    /// Forgets the cluster.
-    pub fn forget(&self) -> Result<()> {
-        file::remove(&note_path(&self.name())?)
     }
 
     /// How to reach the hosts.
@@ -186,7 +202,9 @@ impl Chosen {
         let name = self.clusterfile.cluster.image.to_string();
         let reference: Reference = name.parse()?;
         store.resolve(&reference).map_err(|error| {
-            error.hint(format!("fetch it with `chasi pull {name}`, or build it with `chasi build -t {name} .`"))
+            error.hint(format!(
+                "fetch it with `chasi pull {name}`, or build it with `chasi build -t {name} .`"
+            ))
         })
     }
 
@@ -230,7 +248,10 @@ pub fn who() -> String {
     let user = std::env::var("USER")
         .or_else(|_| std::env::var("LOGNAME"))
         .unwrap_or_else(|_| format!("uid{}", rustix::process::getuid().as_raw()));
-    let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let machine = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
     format!("{user}@{machine}")
 }
 
@@ -249,10 +270,18 @@ fn note_path(name: &str) -> Result<PathBuf> {
 
 fn known_names() -> Result<Vec<String>> {
     let directory = notes()?;
-    let Ok(entries) = std::fs::read_dir(&directory) else { return Ok(Vec::new()) };
+    let Ok(entries) = std::fs::read_dir(&directory) else {
+        return Ok(Vec::new());
+    };
     let mut names: Vec<String> = entries
         .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".json").map(str::to_owned))
+        .filter_map(|entry| {
+            entry
+                .file_name()
+                .to_str()?
+                .strip_suffix(".json")
+                .map(str::to_owned)
+        })
         .collect();
     names.sort();
     Ok(names)

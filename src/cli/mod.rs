@@ -20,11 +20,13 @@ mod lab;
 mod load;
 mod message;
 mod node_service;
+mod places;
 mod prune;
 mod pull;
 mod push;
 mod reporter;
 mod rmi;
+mod run;
 mod save;
 mod schema;
 mod shell;
@@ -33,8 +35,6 @@ mod status;
 mod store;
 mod table;
 mod tag;
-mod places;
-mod run;
 
 use std::process::ExitCode;
 

@@ -8,11 +8,15 @@ use crate::oci::Store;
 
 /// The user's home directory.
 pub fn home() -> Option<PathBuf> {
-    std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
+    std::env::var_os("HOME")
+        .filter(|home| !home.is_empty())
+        .map(PathBuf::from)
 }
 
 fn base(variable: &str, below_home: &str) -> Result<PathBuf> {
-    let given = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let given = std::env::var_os(variable)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
     given
         .or_else(|| Some(home()?.join(below_home)))
         .map(|base| base.join("chasi"))

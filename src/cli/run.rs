@@ -19,7 +19,11 @@ use crate::error::{Error, Kind, Result};
 #[derive(clap::Args)]
 pub struct Args {
     /// The cluster image to run, when there is no Clusterfile.
-    #[arg(value_name = "IMAGE", conflicts_with = "file", required_unless_present = "file")]
+    #[arg(
+        value_name = "IMAGE",
+        conflicts_with = "file",
+        required_unless_present = "file"
+    )]
     image: Option<String>,
     /// The Clusterfile.
     #[arg(short, long, value_name = "CLUSTERFILE")]
@@ -43,7 +47,12 @@ impl Args {
         let chosen = match (&self.file, &self.image) {
             (Some(file), _) => Chosen::from_file(shell, file)?,
             (None, Some(image)) => Chosen::from_arguments(shell, image, &self.hosts)?,
-            (None, None) => return Err(Error::new(Kind::Usage, "neither a Clusterfile nor an image was given")),
+            (None, None) => {
+                return Err(Error::new(
+                    Kind::Usage,
+                    "neither a Clusterfile nor an image was given",
+                ));
+            }
         };
         let request = chosen.request(self.dry_run)?;
         let remembered = chosen.clone();
@@ -75,8 +84,10 @@ impl Args {
         }
         if !std::io::stdin().is_terminal() {
             prepared.abandon().await;
-            return Err(Error::new(Kind::Usage, "nobody is there to confirm the plan")
-                .hint("add `--yes` to apply it without asking, or `--dry-run` to see it"));
+            return Err(
+                Error::new(Kind::Usage, "nobody is there to confirm the plan")
+                    .hint("add `--yes` to apply it without asking, or `--dry-run` to see it"),
+            );
         }
         shell.message(&describe(&prepared.plan));
         let sure = shell.ask("Apply this plan?");
@@ -95,7 +106,11 @@ impl Args {
         if report.left_out.is_empty() {
             return Ok(());
         }
-        let names: Vec<&str> = report.left_out.iter().map(|one| one.host.as_str()).collect();
+        let names: Vec<&str> = report
+            .left_out
+            .iter()
+            .map(|one| one.host.as_str())
+            .collect();
         let mut error = Error::new(Kind::Partial, format!("not done: {}", names.join(", ")));
         for one in &report.left_out {
             error = error.hint(format!("{}: {}", one.host, one.reason));
@@ -109,7 +124,11 @@ fn describe(plan: &Plan) -> String {
     let mut text = String::new();
     if plan.is_empty() {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "Nothing to do: the hosts are as `{}` says.", plan.cluster);
+        let _ = writeln!(
+            text,
+            "Nothing to do: the hosts are as `{}` says.",
+            plan.cluster
+        );
     } else {
         let _ = writeln!(
             text,
@@ -122,7 +141,11 @@ fn describe(plan: &Plan) -> String {
         for stage in &plan.stages {
             let _ = writeln!(text, "\n{}", stage.name);
             for step in &stage.steps {
-                let mark = if step.undoable { "" } else { "  (cannot be undone)" };
+                let mark = if step.undoable {
+                    ""
+                } else {
+                    "  (cannot be undone)"
+                };
                 let _ = writeln!(text, "  {:<12} {}{mark}", step.host, step.action.describe());
             }
         }
@@ -137,11 +160,22 @@ fn summary(report: &Report) -> String {
     let mut table = Table::new(["NODE", "STATE", "ROLES", "VERSION"]);
     for node in &report.state.nodes {
         let state = if node.ready { "Ready" } else { "NotReady" };
-        table.row([node.name.clone(), state.into(), node.roles().join(","), node.version.clone()]);
+        table.row([
+            node.name.clone(),
+            state.into(),
+            node.roles().join(","),
+            node.version.clone(),
+        ]);
     }
     let head = match report.steps {
-        0 => format!("Nothing to do: cluster `{}` is as its Clusterfile says.\n\n", report.cluster),
-        steps => format!("Cluster `{}` is up: {steps} steps done.\n\n", report.cluster),
+        0 => format!(
+            "Nothing to do: cluster `{}` is as its Clusterfile says.\n\n",
+            report.cluster
+        ),
+        steps => format!(
+            "Cluster `{}` is up: {steps} steps done.\n\n",
+            report.cluster
+        ),
     };
     head + &table.to_string()
 }

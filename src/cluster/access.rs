@@ -27,7 +27,12 @@ pub fn targets(cluster: &spec::Cluster, environment: &Environment) -> Result<Vec
         .hosts
         .iter()
         .map(|host| {
-            let mut target = target(host.name.as_str(), &host.address, &host.ssh.login, environment)?;
+            let mut target = target(
+                host.name.as_str(),
+                &host.address,
+                &host.ssh.login,
+                environment,
+            )?;
             target.jump = host
                 .ssh
                 .jump
@@ -45,10 +50,20 @@ pub fn targets(cluster: &spec::Cluster, environment: &Environment) -> Result<Vec
 }
 
 fn jump_target(jump: &Jump, environment: &Environment) -> Result<Target> {
-    target(&jump.address.to_string(), &jump.address, &jump.login, environment)
+    target(
+        &jump.address.to_string(),
+        &jump.address,
+        &jump.login,
+        environment,
+    )
 }
 
-fn target(name: &str, address: &Address, login: &Login, environment: &Environment) -> Result<Target> {
+fn target(
+    name: &str,
+    address: &Address,
+    login: &Login,
+    environment: &Environment,
+) -> Result<Target> {
     let mut credentials = Vec::new();
     if let Some(socket) = environment.agent.as_ref().filter(|_| login.agent) {
         credentials.push(Credential::Agent(socket.clone()));
@@ -77,7 +92,9 @@ fn target(name: &str, address: &Address, login: &Login, environment: &Environmen
         credentials,
         jump: None,
         host_key: match &login.host_key {
-            HostKey::Fingerprint(fingerprint) => HostKeyPolicy::Fingerprint(fingerprint.to_string()),
+            HostKey::Fingerprint(fingerprint) => {
+                HostKeyPolicy::Fingerprint(fingerprint.to_string())
+            }
             HostKey::KnownHosts(files) => HostKeyPolicy::KnownHosts(files.clone()),
         },
         sudo: Sudo::Never,
@@ -87,21 +104,30 @@ fn target(name: &str, address: &Address, login: &Login, environment: &Environmen
 fn secret(source: &SecretSource, environment: &Environment) -> Result<Secret> {
     let text = match source {
         SecretSource::Clear(text) => text.reveal().to_owned(),
-        SecretSource::Environment(name) => (environment.variable)(name.as_str()).ok_or_else(|| {
-            Error::new(Kind::Input, format!("the environment variable `{name}` is not set"))
-                .hint(format!("set it to the password: `read -rs {name}; export {name}`"))
-        })?,
+        SecretSource::Environment(name) => {
+            (environment.variable)(name.as_str()).ok_or_else(|| {
+                Error::new(
+                    Kind::Input,
+                    format!("the environment variable `{name}` is not set"),
+                )
+                .hint(format!(
+                    "set it to the password: `read -rs {name}; export {name}`"
+                ))
+            })?
+        }
         SecretSource::File(path) => {
-            let bytes = std::fs::read(path)
-                .or_err(Kind::Input, || format!("cannot read the secret in `{}`", path.display()))?;
+            let bytes = std::fs::read(path).or_err(Kind::Input, || {
+                format!("cannot read the secret in `{}`", path.display())
+            })?;
             if bytes.len() > LARGEST_SECRET {
                 return Err(Error::new(
                     Kind::Input,
                     format!("`{}` is too large to be a secret", path.display()),
                 ));
             }
-            let text = String::from_utf8(bytes)
-                .map_err(|_| Error::new(Kind::Input, format!("`{}` is not text", path.display())))?;
+            let text = String::from_utf8(bytes).map_err(|_| {
+                Error::new(Kind::Input, format!("`{}` is not text", path.display()))
+            })?;
             text.lines().next().unwrap_or_default().to_owned()
         }
     };

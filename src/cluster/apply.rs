@@ -16,8 +16,8 @@ use crate::agent::Client;
 use crate::agent::calls::distro::*;
 use crate::agent::calls::host::*;
 use crate::agent::send_blobs;
-use crate::distro::kubeadm::credential::Server;
 use crate::distro::Role;
+use crate::distro::kubeadm::credential::Server;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Context, Event};
 use crate::host::Part;
@@ -72,7 +72,12 @@ impl Run<'_> {
         Ok(outcome.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn stage(&self, stage: &Stage, outcome: &Mutex<Outcome>, objects: &Mutex<Vec<ObjectName>>) {
+    async fn stage(
+        &self,
+        stage: &Stage,
+        outcome: &Mutex<Outcome>,
+        objects: &Mutex<Vec<ObjectName>>,
+    ) {
         if stage.name == "credentials" {
             return self.credentials(stage, outcome).await;
         }
@@ -83,7 +88,10 @@ impl Run<'_> {
                     return;
                 }
                 let work = self.step(step, objects);
-                let result = self.context.step(Some(host), step.action.describe(), work).await;
+                let result = self
+                    .context
+                    .step(Some(host), step.action.describe(), work)
+                    .await;
                 note(outcome, step, result);
             }
         }))
@@ -93,13 +101,19 @@ impl Run<'_> {
     /// Ends the run when nothing that follows can succeed.
     fn still_possible(&self, stage: &Stage, outcome: &Mutex<Outcome>) -> Result<()> {
         let outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        let control_planes: Vec<&str> = self.control_planes().map(|host| host.node.name.as_str()).collect();
+        let control_planes: Vec<&str> = self
+            .control_planes()
+            .map(|host| host.node.name.as_str())
+            .collect();
         let alive = control_planes
             .iter()
             .filter(|name| !outcome.failed.contains_key(**name))
             .count();
         let fatal = match stage.name.as_str() {
-            "authorities" | "objects" => stage.steps.iter().any(|step| outcome.failed.contains_key(&step.host)),
+            "authorities" | "objects" => stage
+                .steps
+                .iter()
+                .any(|step| outcome.failed.contains_key(&step.host)),
             _ => alive * 2 <= control_planes.len(),
         };
         if !fatal || outcome.failed.is_empty() {
@@ -113,7 +127,10 @@ impl Run<'_> {
         Err(Error::new(error.kind(), error.message().to_owned())
             .on_host(host.clone())
             .because(Arc::clone(error))
-            .hint(error.hints().first().cloned().unwrap_or_else(|| "mend the cause, then run the same command again: it goes on where it stopped".into())))
+            .hint(error.hints().first().cloned().unwrap_or_else(|| {
+                "mend the cause, then run the same command again: it goes on where it stopped"
+                    .into()
+            })))
     }
 
     fn control_planes(&self) -> impl Iterator<Item = &DesiredHost> {
@@ -124,9 +141,9 @@ impl Run<'_> {
     }
 
     fn client(&self, host: &str) -> Result<&Client> {
-        self.clients
-            .get(host)
-            .ok_or_else(|| Error::new(Kind::Unreachable, "there is no connection to the host").on_host(host))
+        self.clients.get(host).ok_or_else(|| {
+            Error::new(Kind::Unreachable, "there is no connection to the host").on_host(host)
+        })
     }
 
     fn host(&self, name: &str) -> Result<&DesiredHost> {
@@ -134,7 +151,12 @@ impl Run<'_> {
             .hosts
             .iter()
             .find(|host| host.node.name == name)
-            .ok_or_else(|| Error::new(Kind::Failed, format!("the plan names the unknown host `{name}`")))
+            .ok_or_else(|| {
+                Error::new(
+                    Kind::Failed,
+                    format!("the plan names the unknown host `{name}`"),
+                )
+            })
     }
 
     async fn step(&self, step: &Step, objects: &Mutex<Vec<ObjectName>>) -> Result<()> {
@@ -158,7 +180,12 @@ impl Run<'_> {
             Action::SwitchNode { .. } => self.switch(client, host, Part::Node).await,
             Action::StartServices { units } => {
                 let units = units.clone();
-                client.call(StartUnits { units, seconds: SERVICE_PATIENCE }).await
+                client
+                    .call(StartUnits {
+                        units,
+                        seconds: SERVICE_PATIENCE,
+                    })
+                    .await
             }
             Action::PullImages { references } => {
                 let references = references.clone();
@@ -166,29 +193,73 @@ impl Run<'_> {
             }
             Action::CreateAuthorities => {
                 let config = host.config.clone();
-                client.call(MakePki { config, authorities: None }).await
+                client
+                    .call(MakePki {
+                        config,
+                        authorities: None,
+                    })
+                    .await
             }
             Action::CreateCertificates => {
-                let authorities = Some(self.authority(&step.host).await?.call(ReadAuthorities {}).await?);
+                let authorities = Some(
+                    self.authority(&step.host)
+                        .await?
+                        .call(ReadAuthorities {})
+                        .await?,
+                );
                 let config = host.config.clone();
-                client.call(MakePki { config, authorities }).await
+                client
+                    .call(MakePki {
+                        config,
+                        authorities,
+                    })
+                    .await
             }
-            Action::Credential => Err(Error::new(Kind::Failed, "credentials are given to all hosts together")),
+            Action::Credential => Err(Error::new(
+                Kind::Failed,
+                "credentials are given to all hosts together",
+            )),
             Action::AddEtcdMember => self.add_etcd_member(host).await,
-            Action::SwitchControlPlane { .. } => self.switch(client, host, Part::ControlPlane).await,
+            Action::SwitchControlPlane { .. } => {
+                self.switch(client, host, Part::ControlPlane).await
+            }
             Action::StartKubelet => {
                 let units = vec!["kubelet.service".to_owned()];
-                client.call(StartUnits { units, seconds: SERVICE_PATIENCE }).await
+                client
+                    .call(StartUnits {
+                        units,
+                        seconds: SERVICE_PATIENCE,
+                    })
+                    .await
             }
             Action::ApplyObjects { identity } => {
-                client.call(WaitApi { address, seconds: API_PATIENCE }).await?;
-                let applied = client.call(ApplyObjects { address, identity: *identity }).await?;
+                client
+                    .call(WaitApi {
+                        address,
+                        seconds: API_PATIENCE,
+                    })
+                    .await?;
+                let applied = client
+                    .call(ApplyObjects {
+                        address,
+                        identity: *identity,
+                        dns_forward: self.desired.dns_forward,
+                    })
+                    .await?;
                 *objects.lock().unwrap_or_else(PoisonError::into_inner) = applied;
                 Ok(())
             }
             Action::RecordObjects { identity } => {
-                let objects = objects.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                client.call(RecordObjects { identity: *identity, objects }).await
+                let objects = objects
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone();
+                client
+                    .call(RecordObjects {
+                        identity: *identity,
+                        objects,
+                    })
+                    .await
             }
             Action::SetNode => {
                 let leader = self.leader().await?;
@@ -217,7 +288,9 @@ impl Run<'_> {
         for path in switched.kept {
             self.context.emit(Event::Warning {
                 host: Some(host.node.name.clone()),
-                text: format!("`{path}` was changed on the host since chasi wrote it; it was kept as it is"),
+                text: format!(
+                    "`{path}` was changed on the host since chasi wrote it; it was kept as it is"
+                ),
             });
         }
         Ok(())
@@ -225,39 +298,61 @@ impl Run<'_> {
 
     /// A control plane other than `host` whose keys are whole.
     async fn authority(&self, host: &str) -> Result<&Client> {
-        for candidate in self.control_planes().filter(|candidate| candidate.node.name != host) {
+        for candidate in self
+            .control_planes()
+            .filter(|candidate| candidate.node.name != host)
+        {
             let client = self.client(&candidate.node.name)?;
-            if client.call(DistroState {}).await.is_ok_and(|state| state.pki.is_some()) {
+            if client
+                .call(DistroState {})
+                .await
+                .is_ok_and(|state| state.pki.is_some())
+            {
                 return Ok(client);
             }
         }
-        Err(Error::new(Kind::Failed, "no control plane holds the cluster's certificate authorities"))
+        Err(Error::new(
+            Kind::Failed,
+            "no control plane holds the cluster's certificate authorities",
+        ))
     }
 
     /// The first control plane whose API server is ready.
     async fn leader(&self) -> Result<&DesiredHost> {
         let mut last = None;
         for host in self.control_planes() {
-            let ready = WaitApi { address: host.node.node_ip(), seconds: 5 };
-            let Ok(client) = self.client(&host.node.name) else { continue };
+            let ready = WaitApi {
+                address: host.node.node_ip(),
+                seconds: 5,
+            };
+            let Ok(client) = self.client(&host.node.name) else {
+                continue;
+            };
             match client.call(ready).await {
                 Ok(()) => return Ok(host),
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.unwrap_or_else(|| Error::new(Kind::Unreachable, "no control plane can be reached")))
+        Err(last
+            .unwrap_or_else(|| Error::new(Kind::Unreachable, "no control plane can be reached")))
     }
 
     /// Requests from all hosts, one visit to the authority, certificates to all.
     async fn credentials(&self, stage: &Stage, outcome: &Mutex<Outcome>) {
-        let asked = join_all(stage.steps.iter().filter(|step| !has_failed(outcome, &step.host)).map(|step| async move {
-            let node = step.host.clone();
-            let request = match self.client(&step.host) {
-                Ok(client) => client.call(RequestCredential { node }).await,
-                Err(error) => Err(error),
-            };
-            (step, request)
-        }))
+        let asked = join_all(
+            stage
+                .steps
+                .iter()
+                .filter(|step| !has_failed(outcome, &step.host))
+                .map(|step| async move {
+                    let node = step.host.clone();
+                    let request = match self.client(&step.host) {
+                        Ok(client) => client.call(RequestCredential { node }).await,
+                        Err(error) => Err(error),
+                    };
+                    (step, request)
+                }),
+        )
         .await;
         let mut requests = Vec::new();
         for (step, request) in asked {
@@ -268,8 +363,14 @@ impl Run<'_> {
         }
         let hours = self.desired.cluster.certificate_hours;
         let signing = async {
-            let requests = requests.iter().map(|(_, request)| request.clone()).collect();
-            self.authority("").await?.call(SignCredentials { requests, hours }).await
+            let requests = requests
+                .iter()
+                .map(|(_, request)| request.clone())
+                .collect();
+            self.authority("")
+                .await?
+                .call(SignCredentials { requests, hours })
+                .await
         };
         let signed = match signing.await {
             Ok(signed) => signed,
@@ -281,21 +382,33 @@ impl Run<'_> {
                 return;
             }
         };
-        join_all(requests.iter().zip(signed).map(|((step, _), signed)| async move {
-            let work = async {
-                let host = self.host(&step.host)?;
-                let server = match host.node.role {
-                    Role::ControlPlane => Server::Local(host.node.node_ip()),
-                    Role::Worker => Server::Balancer(self.desired.cluster.endpoint()),
-                };
-                let cluster = self.desired.cluster.name.clone();
-                self.client(&step.host)?
-                    .call(InstallCredential { signed, cluster, server })
-                    .await
-            };
-            let result = self.context.step(Some(&step.host), step.action.describe(), work).await;
-            note(outcome, step, result);
-        }))
+        join_all(
+            requests
+                .iter()
+                .zip(signed)
+                .map(|((step, _), signed)| async move {
+                    let work = async {
+                        let host = self.host(&step.host)?;
+                        let server = match host.node.role {
+                            Role::ControlPlane => Server::Local(host.node.node_ip()),
+                            Role::Worker => Server::Balancer(self.desired.cluster.endpoint()),
+                        };
+                        let cluster = self.desired.cluster.name.clone();
+                        self.client(&step.host)?
+                            .call(InstallCredential {
+                                signed,
+                                cluster,
+                                server,
+                            })
+                            .await
+                    };
+                    let result = self
+                        .context
+                        .step(Some(&step.host), step.action.describe(), work)
+                        .await;
+                    note(outcome, step, result);
+                }),
+        )
         .await;
     }
 

@@ -88,7 +88,11 @@ struct Wrong {
     hint: String,
 }
 
-fn wrong(seen: impl Into<String>, expected: impl Into<String>, hint: impl Into<String>) -> Option<Wrong> {
+fn wrong(
+    seen: impl Into<String>,
+    expected: impl Into<String>,
+    hint: impl Into<String>,
+) -> Option<Wrong> {
     Some(Wrong {
         severity: Severity::Error,
         seen: seen.into(),
@@ -97,7 +101,11 @@ fn wrong(seen: impl Into<String>, expected: impl Into<String>, hint: impl Into<S
     })
 }
 
-fn doubtful(seen: impl Into<String>, expected: impl Into<String>, hint: impl Into<String>) -> Option<Wrong> {
+fn doubtful(
+    seen: impl Into<String>,
+    expected: impl Into<String>,
+    hint: impl Into<String>,
+) -> Option<Wrong> {
     wrong(seen, expected, hint).map(|wrong| Wrong {
         severity: Severity::Warning,
         ..wrong
@@ -134,10 +142,16 @@ const UNPACKED: u64 = 4;
 const SKEW: u64 = 60;
 
 /// Runs all checks on all hosts that reported.
-pub fn check(cluster: &spec::Cluster, desired: &Desired, reports: &BTreeMap<String, HostReport>) -> Vec<Finding> {
+pub fn check(
+    cluster: &spec::Cluster,
+    desired: &Desired,
+    reports: &BTreeMap<String, HostReport>,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     for host in &desired.hosts {
-        let Some(report) = reports.get(&host.node.name) else { continue };
+        let Some(report) = reports.get(&host.node.name) else {
+            continue;
+        };
         let subject = Subject {
             cluster,
             host,
@@ -166,7 +180,9 @@ pub fn refuse(findings: Vec<Finding>) -> Result<Vec<Finding>> {
         .iter()
         .filter(|finding| finding.severity == Severity::Error)
         .collect();
-    let Some(first) = errors.first() else { return Ok(findings) };
+    let Some(first) = errors.first() else {
+        return Ok(findings);
+    };
     let mut error = if errors.len() == 1 {
         Error::new(Kind::Check, format!("{} [{}]", first.seen, first.check))
             .on_host(first.host.clone())
@@ -212,7 +228,10 @@ fn cgroups(subject: &Subject) -> Option<Wrong> {
         return None;
     }
     wrong(
-        format!("the control-group controllers {} are not available", missing.join(", ")),
+        format!(
+            "the control-group controllers {} are not available",
+            missing.join(", ")
+        ),
         "cpu, cpuset, memory and pids",
         "add `cgroup_enable=memory` to the kernel's command line, then restart the host",
     )
@@ -227,7 +246,11 @@ fn swap(subject: &Subject) -> Option<Wrong> {
     doubtful(
         format!(
             "swap is on ({})",
-            devices.iter().map(|swap| swap.path.as_str()).collect::<Vec<_>>().join(", ")
+            devices
+                .iter()
+                .map(|swap| swap.path.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
         ),
         "no swap",
         "chasi turns it off; `settings.swap: keep` in the Clusterfile keeps it",
@@ -247,10 +270,9 @@ fn noexec(subject: &Subject) -> Option<Wrong> {
 
 fn machine_id(subject: &Subject) -> Option<Wrong> {
     let own = subject.facts().machine_id.as_ref()?;
-    let twin = subject
-        .all
-        .iter()
-        .find(|(name, report)| **name < subject.host.node.name && report.facts.machine_id.as_ref() == Some(own))?;
+    let twin = subject.all.iter().find(|(name, report)| {
+        **name < subject.host.node.name && report.facts.machine_id.as_ref() == Some(own)
+    })?;
     wrong(
         format!("its machine-id is that of `{}` too", twin.0),
         "a machine-id of its own",
@@ -272,7 +294,11 @@ fn clock(subject: &Subject) -> Option<Wrong> {
 }
 
 fn memory(subject: &Subject) -> Option<Wrong> {
-    let needed = if subject.control_plane() { CONTROL_PLANE_MEMORY } else { WORKER_MEMORY };
+    let needed = if subject.control_plane() {
+        CONTROL_PLANE_MEMORY
+    } else {
+        WORKER_MEMORY
+    };
     let have = subject.facts().memory;
     if have >= needed {
         return None;
@@ -285,7 +311,13 @@ fn memory(subject: &Subject) -> Option<Wrong> {
 }
 
 fn disk(subject: &Subject) -> Option<Wrong> {
-    let compressed: u64 = subject.host.recipe.layers.iter().map(|layer| layer.blob.size).sum();
+    let compressed: u64 = subject
+        .host
+        .recipe
+        .layers
+        .iter()
+        .map(|layer| layer.blob.size)
+        .sum();
     if subject.managed() {
         return None;
     }
@@ -336,7 +368,13 @@ fn ports(subject: &Subject) -> Option<Wrong> {
     }
     let mut taken: Vec<u16> = needed
         .into_iter()
-        .filter(|port| subject.facts().listeners.iter().any(|listener| listener.port == *port))
+        .filter(|port| {
+            subject
+                .facts()
+                .listeners
+                .iter()
+                .any(|listener| listener.port == *port)
+        })
         .collect();
     taken.sort_unstable();
     if taken.is_empty() {
@@ -346,12 +384,20 @@ fn ports(subject: &Subject) -> Option<Wrong> {
     wrong(
         format!("port {} is in use", list.join(" and ")),
         "a free port",
-        format!("`ss -tlnp 'sport = :{}'` on the host shows by whom; stop that program", list.first().map_or("", String::as_str)),
+        format!(
+            "`ss -tlnp 'sport = :{}'` on the host shows by whom; stop that program",
+            list.first().map_or("", String::as_str)
+        ),
     )
 }
 
 fn overlap(subject: &Subject) -> Option<Wrong> {
-    let networks = subject.cluster.network.pod_cidrs.iter().chain(&subject.cluster.network.service_cidrs);
+    let networks = subject
+        .cluster
+        .network
+        .pod_cidrs
+        .iter()
+        .chain(&subject.cluster.network.service_cidrs);
     for network in networks {
         if let Some(address) = subject
             .facts()
@@ -395,6 +441,9 @@ fn runtime(subject: &Subject) -> Option<Wrong> {
     wrong(
         format!("{} runs already", running.join(" and ")),
         "no container runtime: the image brings its own",
-        format!("stop and disable it: `systemctl disable --now {}`", running.join(" ")),
+        format!(
+            "stop and disable it: `systemctl disable --now {}`",
+            running.join(" ")
+        ),
     )
 }

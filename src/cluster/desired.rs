@@ -15,8 +15,8 @@ use crate::host::facts::Facts;
 use crate::host::recipe::{Block, ExtraFile};
 use crate::kube::{NodeState, Taint};
 use crate::node::balancer::Seeds;
-use crate::oci::{ClusterImage, Platform};
 use crate::oci::image::{LABEL_DISTRIBUTION, LABEL_KUBERNETES, Rootfs};
+use crate::oci::{ClusterImage, Platform};
 use crate::spec;
 use crate::spec::cluster::{NodeAddresses, Swap};
 
@@ -36,6 +36,9 @@ pub struct Desired {
     pub digest: Digest,
     /// Identity of the cluster's own objects.
     pub objects: Digest,
+    /// Whether the cluster's DNS passes questions on to the hosts' name servers:
+    /// only when all hosts have some, or CoreDNS would not start on the others.
+    pub dns_forward: bool,
     /// The hosts that answered, in the Clusterfile's order.
     pub hosts: Vec<DesiredHost>,
 }
@@ -94,7 +97,10 @@ pub fn desired(cluster: &spec::Cluster, image: &ClusterImage, known: &[Known]) -
         nodes.push((one, rootfs(cluster, image, one)?, node(cluster, one)?));
     }
     let Some((_, first_rootfs, _)) = nodes.first() else {
-        return Err(Error::new(Kind::Unreachable, "no host of the cluster can be reached"));
+        return Err(Error::new(
+            Kind::Unreachable,
+            "no host of the cluster can be reached",
+        ));
     };
     let shared = shared(cluster, image, first_rootfs, known)?;
     let etcd = etcd_starts(&nodes);
@@ -102,24 +108,37 @@ pub fn desired(cluster: &spec::Cluster, image: &ClusterImage, known: &[Known]) -
     let mut hosts = Vec::with_capacity(nodes.len());
     for (one, rootfs, node) in &nodes {
         let start = etcd.get(&node.name);
-        hosts.push(host(cluster, image, &shared, one, rootfs, node, start, &servers)?);
+        hosts.push(host(
+            cluster, image, &shared, one, rootfs, node, start, &servers,
+        )?);
     }
-    let objects = objects_identity(&shared, image, &hosts)?;
+    let dns_forward = known
+        .iter()
+        .all(|one| !one.facts.name_servers.servers.is_empty());
+    let objects = objects_identity(&shared, image, &hosts, dns_forward)?;
     Ok(Desired {
         cluster: shared,
         image: cluster.image.to_string(),
         digest: image.digest,
         objects,
+        dns_forward,
         hosts,
     })
 }
 
-fn rootfs<'a>(cluster: &spec::Cluster, image: &'a ClusterImage, known: &Known) -> Result<&'a Rootfs> {
+fn rootfs<'a>(
+    cluster: &spec::Cluster,
+    image: &'a ClusterImage,
+    known: &Known,
+) -> Result<&'a Rootfs> {
     let platform = Platform::linux(&known.facts.architecture)?;
     image.rootfs(&platform).ok_or_else(|| {
-        Error::new(Kind::Check, format!("the image `{}` has no part for {platform}", cluster.image))
-            .on_host(known.host.name.to_string())
-            .hint(format!("build it with `--platform {platform}` as well"))
+        Error::new(
+            Kind::Check,
+            format!("the image `{}` has no part for {platform}", cluster.image),
+        )
+        .on_host(known.host.name.to_string())
+        .hint(format!("build it with `--platform {platform}` as well"))
     })
 }
 
@@ -127,7 +146,10 @@ fn label<'a>(cluster: &spec::Cluster, rootfs: &'a Rootfs, name: &str) -> Result<
     rootfs.labels.get(name).map(String::as_str).ok_or_else(|| {
         Error::new(
             Kind::Input,
-            format!("the image `{}` has no label `{name}`, so it installs no Kubernetes", cluster.image),
+            format!(
+                "the image `{}` has no label `{name}`, so it installs no Kubernetes",
+                cluster.image
+            ),
         )
         .hint("include a Kubernetes image in it: `INCLUDE chasi/kubernetes:…` in its Kubefile")
     })
@@ -153,20 +175,46 @@ fn shared(
         .map(|image| image.reference.to_string())
         .find(|reference| reference.contains("/pause:"))
         .ok_or_else(|| {
-            Error::new(Kind::Input, format!("the image `{}` brings no pause image", cluster.image))
-                .hint("add `IMAGE registry.k8s.io/pause:…` to its Kubefile")
+            Error::new(
+                Kind::Input,
+                format!("the image `{}` brings no pause image", cluster.image),
+            )
+            .hint("add `IMAGE registry.k8s.io/pause:…` to its Kubefile")
         })?;
     let mut names: Vec<String> = Vec::new();
-    names.extend(cluster.kubernetes.api_server_cert_sans.iter().map(ToString::to_string));
-    names.extend(cluster.control_plane_endpoint.iter().map(|endpoint| endpoint.address.to_string()));
+    names.extend(
+        cluster
+            .kubernetes
+            .api_server_cert_sans
+            .iter()
+            .map(ToString::to_string),
+    );
+    names.extend(
+        cluster
+            .control_plane_endpoint
+            .iter()
+            .map(|endpoint| endpoint.address.to_string()),
+    );
     for one in known.iter().filter(|one| one.host.roles.is_control_plane()) {
         names.push(one.host.address.to_string());
     }
     Ok(distro::Cluster {
         name: cluster.name.to_string(),
-        version: label(cluster, rootfs, LABEL_KUBERNETES)?.trim_start_matches('v').to_owned(),
-        pod_cidrs: cluster.network.pod_cidrs.iter().map(ToString::to_string).collect(),
-        service_cidrs: cluster.network.service_cidrs.iter().map(ToString::to_string).collect(),
+        version: label(cluster, rootfs, LABEL_KUBERNETES)?
+            .trim_start_matches('v')
+            .to_owned(),
+        pod_cidrs: cluster
+            .network
+            .pod_cidrs
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        service_cidrs: cluster
+            .network
+            .service_cidrs
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         dns_domain: cluster.network.dns_domain.to_string(),
         certificate_hours: cluster.kubernetes.certificate_validity.hours(),
         ca_hours: cluster.kubernetes.ca_validity.hours(),
@@ -205,10 +253,22 @@ fn documents(cluster: &spec::Cluster) -> Vec<Value> {
 
 fn node(cluster: &spec::Cluster, known: &Known) -> Result<distro::Host> {
     let host = known.host;
-    let role = if host.roles.is_control_plane() { Role::ControlPlane } else { Role::Worker };
+    let role = if host.roles.is_control_plane() {
+        Role::ControlPlane
+    } else {
+        Role::Worker
+    };
     let cgroup_version = known.facts.cgroup.version;
-    let asked = cluster.kubeadm.kubelet.get("cgroupDriver").and_then(Value::as_str);
-    let driver = if cgroup_version == 1 { "cgroupfs" } else { "systemd" };
+    let asked = cluster
+        .kubeadm
+        .kubelet
+        .get("cgroupDriver")
+        .and_then(Value::as_str);
+    let driver = if cgroup_version == 1 {
+        "cgroupfs"
+    } else {
+        "systemd"
+    };
     Ok(distro::Host {
         name: host.name.to_string(),
         node_ips: node_addresses(host, known.facts)?,
@@ -226,28 +286,41 @@ fn node(cluster: &spec::Cluster, known: &Known) -> Result<distro::Host> {
 /// route.
 fn node_addresses(host: &spec::cluster::Host, facts: &Facts) -> Result<Vec<IpAddr>> {
     let missing = |what: String, hint: &str| {
-        Err(Error::new(Kind::Check, what).on_host(host.name.to_string()).hint(hint))
+        Err(Error::new(Kind::Check, what)
+            .on_host(host.name.to_string())
+            .hint(hint))
     };
     let hint = "set `nodeIPs` of the host in the Clusterfile; `ip -brief address` on the host lists what it has";
     match &host.node_addresses {
         NodeAddresses::Given(addresses) => {
-            let absent = addresses.iter().find(|address| !has_address(facts, **address));
+            let absent = addresses
+                .iter()
+                .find(|address| !has_address(facts, **address));
             match absent {
-                Some(address) => missing(format!("the host does not have the address {address}"), hint),
+                Some(address) => missing(
+                    format!("the host does not have the address {address}"),
+                    hint,
+                ),
                 None => Ok(addresses.clone()),
             }
         }
         NodeAddresses::Interface(name) => {
             let addresses = addresses_of(facts, name.as_str());
             if addresses.is_empty() {
-                return missing(format!("the interface `{name}` has no global address"), hint);
+                return missing(
+                    format!("the interface `{name}` has no global address"),
+                    hint,
+                );
             }
             Ok(addresses)
         }
         NodeAddresses::DefaultRoute => {
             let addresses = default_address(facts);
             if addresses.is_empty() {
-                return missing("the host has no default route to choose the node's address by".into(), hint);
+                return missing(
+                    "the host has no default route to choose the node's address by".into(),
+                    hint,
+                );
             }
             Ok(addresses)
         }
@@ -292,7 +365,12 @@ fn default_address(facts: &Facts) -> Vec<IpAddr> {
     facts
         .default_routes
         .first()
-        .map(|route| addresses_of(facts, &route.interface).into_iter().take(1).collect())
+        .map(|route| {
+            addresses_of(facts, &route.interface)
+                .into_iter()
+                .take(1)
+                .collect()
+        })
         .unwrap_or_default()
 }
 
@@ -327,7 +405,10 @@ fn etcd_starts(nodes: &[(&Known, &Rootfs, distro::Host)]) -> BTreeMap<String, Et
     };
     let member = |node: &distro::Host| (node.name.clone(), node.node_ip());
     let founders: Option<&EtcdStart> = members().find_map(|(known, _, _)| {
-        known.etcd.as_ref().filter(|etcd| etcd.state == EtcdState::New)
+        known
+            .etcd
+            .as_ref()
+            .filter(|etcd| etcd.state == EtcdState::New)
     });
     let founding = founders.cloned().unwrap_or_else(|| EtcdStart {
         members: members().map(|(_, _, node)| member(node)).collect(),
@@ -375,7 +456,10 @@ fn servers(cluster: &spec::Cluster, nodes: &[(&Known, &Rootfs, distro::Host)]) -
         .collect()
 }
 
-#[expect(clippy::too_many_arguments, reason = "each is another source of the recipe")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is another source of the recipe"
+)]
 fn host(
     cluster: &spec::Cluster,
     image: &ClusterImage,
@@ -390,7 +474,9 @@ fn host(
         Role::ControlPlane => config::kubeadm(shared, node)?,
         Role::Worker => String::new(),
     };
-    let source = etcd.map(|etcd| json!({ "config": config, "etcd": etcd })).unwrap_or(Value::Null);
+    let source = etcd
+        .map(|etcd| json!({ "config": config, "etcd": etcd }))
+        .unwrap_or(Value::Null);
     let recipe = Recipe {
         image: image.digest,
         platform: rootfs.platform.clone(),
@@ -406,7 +492,9 @@ fn host(
         .images
         .iter()
         .map(|image| image.reference.to_string())
-        .filter(|reference| node.role == Role::ControlPlane || !kubeadm::is_control_plane_image(reference))
+        .filter(|reference| {
+            node.role == Role::ControlPlane || !kubeadm::is_control_plane_image(reference)
+        })
         .collect();
     Ok(DesiredHost {
         identity: recipe.identity()?,
@@ -492,8 +580,14 @@ fn files(
         let path = path
             .trim_start_matches('/')
             .parse()
-            .or_err(Kind::Failed, || format!("`{path}` cannot be a path in a generation"))?;
-        files.push(ExtraFile { path, mode, content });
+            .or_err(Kind::Failed, || {
+                format!("`{path}` cannot be a path in a generation")
+            })?;
+        files.push(ExtraFile {
+            path,
+            mode,
+            content,
+        });
         Ok(())
     };
     for file in config::files(shared, node)? {
@@ -502,8 +596,12 @@ fn files(
     for unit in crate::node::UNITS {
         add(unit.path, 0o644, unit.content.to_owned())?;
     }
-    let local = (node.role == Role::ControlPlane).then(|| SocketAddr::new(node.node_ip(), distro::API_PORT));
-    let seeds = Seeds { local, servers: servers.to_vec() };
+    let local = (node.role == Role::ControlPlane)
+        .then(|| SocketAddr::new(node.node_ip(), distro::API_PORT));
+    let seeds = Seeds {
+        local,
+        servers: servers.to_vec(),
+    };
     add("etc/chasi/api-servers.json", 0o644, seeds.content())?;
     if !cluster.settings.sysctls.is_empty() {
         let lines: String = cluster
@@ -515,7 +613,12 @@ fn files(
         add("etc/sysctl.d/95-chasi-clusterfile.conf", 0o644, lines)?;
     }
     if !cluster.settings.modules.is_empty() {
-        let lines: String = cluster.settings.modules.iter().map(|name| format!("{name}\n")).collect();
+        let lines: String = cluster
+            .settings
+            .modules
+            .iter()
+            .map(|name| format!("{name}\n"))
+            .collect();
         add("etc/modules-load.d/95-chasi-clusterfile.conf", 0o644, lines)?;
     }
     Ok(files)
@@ -527,7 +630,11 @@ fn hosts_block(cluster: &spec::Cluster, shared: &distro::Cluster) -> Result<Bloc
     let mut lines = vec![format!("127.0.0.1 {}", shared.endpoint())];
     for host in &cluster.hosts {
         if let NodeAddresses::Given(addresses) = &host.node_addresses {
-            lines.extend(addresses.iter().map(|address| format!("{address} {}", host.name)));
+            lines.extend(
+                addresses
+                    .iter()
+                    .map(|address| format!("{address} {}", host.name)),
+            );
         }
     }
     for entry in &cluster.settings.hosts {
@@ -535,9 +642,10 @@ fn hosts_block(cluster: &spec::Cluster, shared: &distro::Cluster) -> Result<Bloc
         lines.push(format!("{} {}", entry.ip, names.join(" ")));
     }
     Ok(Block {
-        path: "etc/hosts"
-            .parse()
-            .or_err(Kind::Failed, || "`etc/hosts` cannot be a path in a generation")?,
+        path: "etc/hosts".parse().or_err(
+            Kind::Failed,
+            || "`etc/hosts` cannot be a path in a generation",
+        )?,
         content: lines.join("\n") + "\n",
     })
 }
@@ -550,21 +658,33 @@ fn settings(cluster: &spec::Cluster, host: &spec::cluster::Host) -> crate::host:
 }
 
 /// What must be the same for the cluster's own objects to need no change.
-fn objects_identity(shared: &distro::Cluster, image: &ClusterImage, hosts: &[DesiredHost]) -> Result<Digest> {
+fn objects_identity(
+    shared: &distro::Cluster,
+    image: &ClusterImage,
+    hosts: &[DesiredHost],
+    dns_forward: bool,
+) -> Result<Digest> {
     let first = hosts
         .iter()
         .find(|host| host.node.role == Role::ControlPlane)
         .ok_or_else(|| {
-            Error::new(Kind::Unreachable, "no control plane of the cluster can be reached")
-                .hint("`chasi run` needs at least the first control plane")
+            Error::new(
+                Kind::Unreachable,
+                "no control plane of the cluster can be reached",
+            )
+            .hint("`chasi run` needs at least the first control plane")
         })?;
     let mut value = json!({
         "format": 1,
         "image": image.digest,
         "configuration": config::cluster_identity(shared, &first.node),
+        "dns_forward": dns_forward,
         "settings": first.recipe.context["cluster"],
     });
     value.sort_all_objects();
-    let bytes = serde_json::to_vec(&value).or_err(Kind::Failed, || "cannot write the cluster's settings as JSON")?;
+    let bytes = serde_json::to_vec(&value).or_err(
+        Kind::Failed,
+        || "cannot write the cluster's settings as JSON",
+    )?;
     Ok(Digest::of(bytes))
 }

@@ -132,15 +132,22 @@ impl Action {
                 format!("copy {} of the image ({} blobs)", size(*bytes), blobs.len())
             }
             Action::Stage { identity } => format!("stage generation {}", identity.short()),
-            Action::SwitchNode { identity } => format!("switch the node to generation {}", identity.short()),
+            Action::SwitchNode { identity } => {
+                format!("switch the node to generation {}", identity.short())
+            }
             Action::StartServices { units } => format!("start {}", units.join(", ")),
-            Action::PullImages { references } => format!("unpack {} container images", references.len()),
+            Action::PullImages { references } => {
+                format!("unpack {} container images", references.len())
+            }
             Action::CreateAuthorities => "create the cluster's certificate authorities".into(),
             Action::CreateCertificates => "create the control plane's certificates".into(),
             Action::Credential => "give kubelet its certificate".into(),
             Action::AddEtcdMember => "add the host to etcd's members".into(),
             Action::SwitchControlPlane { identity } => {
-                format!("switch the control plane to generation {}", identity.short())
+                format!(
+                    "switch the control plane to generation {}",
+                    identity.short()
+                )
             }
             Action::StartKubelet => "start kubelet".into(),
             Action::ApplyObjects { .. } => "apply the cluster's own objects".into(),
@@ -163,7 +170,11 @@ pub fn size(bytes: u64) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+    if unit == 0 {
+        format!("{bytes} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
 }
 
 impl Plan {
@@ -288,7 +299,10 @@ impl Stages {
     fn keys(&mut self, hosts: &[(&DesiredHost, &HostState)]) {
         let exists = hosts.iter().any(|(_, state)| state.distro.pki.is_some());
         let mut leader = None;
-        for (host, state) in hosts.iter().filter(|(host, _)| host.node.role == Role::ControlPlane) {
+        for (host, state) in hosts
+            .iter()
+            .filter(|(host, _)| host.node.role == Role::ControlPlane)
+        {
             if state.distro.pki.is_some() {
                 continue;
             }
@@ -321,7 +335,12 @@ impl Stages {
         }
     }
 
-    fn objects(&mut self, desired: &Desired, survey: &Survey, hosts: &[(&DesiredHost, &HostState)]) {
+    fn objects(
+        &mut self,
+        desired: &Desired,
+        survey: &Survey,
+        hosts: &[(&DesiredHost, &HostState)],
+    ) {
         let identity = desired.objects;
         let control_planes: Vec<_> = hosts
             .iter()

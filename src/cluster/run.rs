@@ -141,7 +141,10 @@ async fn connect(
     let options = &options;
     let answers = join_all(request.targets.iter().map(|target| async move {
         let work = agent::connect(context, target, options);
-        (target, context.step(Some(&target.name), "connect", work).await)
+        (
+            target,
+            context.step(Some(&target.name), "connect", work).await,
+        )
     }))
     .await;
     let mut clients = BTreeMap::new();
@@ -185,7 +188,11 @@ fn enough(
         if error.kind() != Kind::Unreachable || reached * 2 <= control_planes.len() {
             return Err(error.on_host(host));
         }
-        let cause = error.causes().last().map(|cause| format!(": {cause}")).unwrap_or_default();
+        let cause = error
+            .causes()
+            .last()
+            .map(|cause| format!(": {cause}"))
+            .unwrap_or_default();
         left_out.push(LeftOut {
             host,
             reason: format!("{error}{cause}"),
@@ -225,7 +232,11 @@ async fn survey(
             let (Some(client), Some(report)) = (clients.get(name), reports.get(name)) else {
                 return Err(Error::new(Kind::Failed, "the host did not report").on_host(name));
             };
-            let missing = client.call(BlobsMissing { blobs: blobs.clone() }).await?;
+            let missing = client
+                .call(BlobsMissing {
+                    blobs: blobs.clone(),
+                })
+                .await?;
             let settings = host.settings.clone();
             let settled = client.call(CheckSettings { settings }).await?;
             Ok((name.clone(), host_state(report, missing, settled)))
@@ -234,7 +245,9 @@ async fn survey(
     .await
     .into_iter()
     .collect::<Result<BTreeMap<_, _>>>()?;
-    let nodes = cluster_state(desired, clients, &states).await.map(|report| report.nodes);
+    let nodes = cluster_state(desired, clients, &states)
+        .await
+        .map(|report| report.nodes);
     Ok(Survey {
         hosts: states,
         left_out,
@@ -247,7 +260,11 @@ fn host_state(report: &HostReport, missing: Vec<Blob>, settled: bool) -> HostSta
     let drifted = managed.parts.values().any(|part| !part.drift.is_empty());
     HostState {
         missing,
-        staged: managed.generations.iter().map(|generation| generation.identity).collect(),
+        staged: managed
+            .generations
+            .iter()
+            .map(|generation| generation.identity)
+            .collect(),
         node: report.current(Part::Node),
         control_plane: report.current(Part::ControlPlane),
         settled: settled && !drifted && report.program_is_current && managed.pending.is_empty(),
@@ -262,10 +279,19 @@ async fn cluster_state(
     clients: &BTreeMap<String, Client>,
     states: &BTreeMap<String, HostState>,
 ) -> Option<ClusterReport> {
-    for host in desired.hosts.iter().filter(|host| host.node.role == Role::ControlPlane) {
-        let has_keys = states.get(&host.node.name).is_some_and(|state| state.distro.pki.is_some());
+    for host in desired
+        .hosts
+        .iter()
+        .filter(|host| host.node.role == Role::ControlPlane)
+    {
+        let has_keys = states
+            .get(&host.node.name)
+            .is_some_and(|state| state.distro.pki.is_some());
         if let Some(client) = clients.get(&host.node.name).filter(|_| has_keys) {
-            let call = ClusterState { address: host.node.node_ip(), namespaces: Vec::new() };
+            let call = ClusterState {
+                address: host.node.node_ip(),
+                namespaces: Vec::new(),
+            };
             if let Ok(report) = client.call(call).await {
                 return Some(report);
             }
@@ -297,14 +323,18 @@ impl Prepared {
             index: &self.request.index,
         };
         let outcome = run.carry_out(&self.plan).await?;
-        let state = context.phase("verify", self.verify(context, &outcome)).await?;
+        let state = context
+            .phase("verify", self.verify(context, &outcome))
+            .await?;
         let mut left_out = self.plan.left_out.clone();
-        left_out.extend(outcome.failed.iter().map(|(host, error)| LeftOut {
-            host: host.clone(),
-            reason: std::iter::once(error.to_string())
-                .chain(error.causes().map(ToString::to_string))
-                .collect::<Vec<_>>()
-                .join(": "),
+        left_out.extend(outcome.failed.iter().map(|(host, error)| {
+            LeftOut {
+                host: host.clone(),
+                reason: std::iter::once(error.to_string())
+                    .chain(error.causes().map(ToString::to_string))
+                    .collect::<Vec<_>>()
+                    .join(": "),
+            }
         }));
         Ok(Report {
             cluster: self.desired.cluster.name.clone(),
@@ -351,9 +381,19 @@ impl Prepared {
 
     async fn ask(&self) -> Result<ClusterReport> {
         let mut last = Error::new(Kind::Unreachable, "no control plane can be asked");
-        for host in self.desired.hosts.iter().filter(|host| host.node.role == Role::ControlPlane) {
-            let Some(client) = self.clients.get(&host.node.name) else { continue };
-            let call = ClusterState { address: host.node.node_ip(), namespaces: Vec::new() };
+        for host in self
+            .desired
+            .hosts
+            .iter()
+            .filter(|host| host.node.role == Role::ControlPlane)
+        {
+            let Some(client) = self.clients.get(&host.node.name) else {
+                continue;
+            };
+            let call = ClusterState {
+                address: host.node.node_ip(),
+                namespaces: Vec::new(),
+            };
             match client.call(call).await {
                 Ok(report) => return Ok(report),
                 Err(error) => last = error.on_host(&host.node.name),
@@ -378,7 +418,10 @@ fn unready(report: &ClusterReport, expected: &[&str]) -> Vec<String> {
     }
     for pod in report.pods.iter().filter(|pod| !pod.ready) {
         // Pods of nodes that are off or failed are not this run's business.
-        let elsewhere = pod.node.as_deref().is_some_and(|node| !expected.contains(&node));
+        let elsewhere = pod
+            .node
+            .as_deref()
+            .is_some_and(|node| !expected.contains(&node));
         if !elsewhere {
             unready.push(format!(
                 "the pod `{}/{}` is not ready: {}",

@@ -61,15 +61,34 @@ pub struct Node {
 pub async fn status(context: &Context, request: &Request) -> Result<Status> {
     let clients = connect(context, request).await;
     let answer = look(request, &clients).await;
-    join_all(clients.into_iter().filter_map(|(_, client)| client.ok()).map(Client::bye)).await;
+    join_all(
+        clients
+            .into_iter()
+            .filter_map(|(_, client)| client.ok())
+            .map(Client::bye),
+    )
+    .await;
     answer
 }
 
 /// The administrator's kubeconfig, which leads to the balancer on a host.
-pub async fn kubeconfig(context: &Context, request: &Request, server: Option<&str>) -> Result<String> {
-    let control_planes: Vec<&str> = request.cluster.hosts.control_planes().map(|host| host.name.as_str()).collect();
+pub async fn kubeconfig(
+    context: &Context,
+    request: &Request,
+    server: Option<&str>,
+) -> Result<String> {
+    let control_planes: Vec<&str> = request
+        .cluster
+        .hosts
+        .control_planes()
+        .map(|host| host.name.as_str())
+        .collect();
     let mut last = Error::new(Kind::Unreachable, "no control plane can be reached");
-    for target in request.targets.iter().filter(|target| control_planes.contains(&target.name.as_str())) {
+    for target in request
+        .targets
+        .iter()
+        .filter(|target| control_planes.contains(&target.name.as_str()))
+    {
         match fetch(context, request, target).await {
             Ok(text) => {
                 let address = match (server, &request.cluster.control_plane_endpoint) {
@@ -107,7 +126,10 @@ async fn fetch(context: &Context, request: &Request, target: &Target) -> Result<
 fn with_server(kubeconfig: &str, server: &str) -> String {
     let mut text = String::with_capacity(kubeconfig.len());
     for line in kubeconfig.lines() {
-        match line.find("server: ").filter(|at| line[..*at].trim().is_empty()) {
+        match line
+            .find("server: ")
+            .filter(|at| line[..*at].trim().is_empty())
+        {
             Some(at) => text.push_str(&format!("{}server: {server}", &line[..at])),
             None => text.push_str(line),
         }
@@ -124,7 +146,10 @@ async fn connect(context: &Context, request: &Request) -> Vec<(String, Result<Cl
     let options = options(request);
     let options = &options;
     join_all(request.targets.iter().map(|target| async move {
-        (target.name.clone(), agent::connect(context, target, options).await)
+        (
+            target.name.clone(),
+            agent::connect(context, target, options).await,
+        )
     }))
     .await
 }
@@ -132,14 +157,20 @@ async fn connect(context: &Context, request: &Request) -> Vec<(String, Result<Cl
 async fn look(request: &Request, clients: &[(String, Result<Client>)]) -> Result<Status> {
     let reports = join_all(clients.iter().map(|(name, client)| async move {
         let report = match client {
-            Ok(client) => client.call(ReadHost {}).await.map_err(|error| error.to_string()),
+            Ok(client) => client
+                .call(ReadHost {})
+                .await
+                .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         (name.as_str(), report)
     }))
     .await;
     let state = ask_api(request, clients, &reports).await;
-    let known = state.as_ref().map(|state| state.nodes.as_slice()).unwrap_or_default();
+    let known = state
+        .as_ref()
+        .map(|state| state.nodes.as_slice())
+        .unwrap_or_default();
     let mut nodes: Vec<Node> = Vec::new();
     for (name, report) in &reports {
         let node = known.iter().find(|node| node.name == *name);
@@ -161,7 +192,10 @@ async fn look(request: &Request, clients: &[(String, Result<Client>)]) -> Result
             problem,
         });
     }
-    for node in known.iter().filter(|node| !clients.iter().any(|(name, _)| *name == node.name)) {
+    for node in known
+        .iter()
+        .filter(|node| !clients.iter().any(|(name, _)| *name == node.name))
+    {
         nodes.push(Node {
             name: node.name.clone(),
             ready: node.ready,
@@ -194,14 +228,22 @@ async fn ask_api(
 ) -> Option<ClusterReport> {
     for host in request.cluster.hosts.control_planes() {
         let name = host.name.as_str();
-        let client = clients.iter().find(|(other, _)| other == name)?.1.as_ref().ok();
+        let client = clients
+            .iter()
+            .find(|(other, _)| other == name)?
+            .1
+            .as_ref()
+            .ok();
         let address = reports
             .iter()
             .find(|(other, _)| *other == name)
             .and_then(|(_, report)| report.as_ref().ok())
             .and_then(|report| report.api);
         if let Some((client, address)) = client.zip(address) {
-            let call = ClusterState { address, namespaces: Vec::new() };
+            let call = ClusterState {
+                address,
+                namespaces: Vec::new(),
+            };
             if let Ok(report) = client.call(call).await {
                 return Some(report);
             }
@@ -218,7 +260,10 @@ mod tests {
     fn only_the_server_is_replaced() {
         let text = "clusters:\n- cluster:\n    server: https://api.x.chasi.internal:6444\n  name: server: no\n";
         let other = with_server(text, "https://10.0.0.1:6443");
-        assert!(other.contains("\n    server: https://10.0.0.1:6443\n"), "{other}");
+        assert!(
+            other.contains("\n    server: https://10.0.0.1:6443\n"),
+            "{other}"
+        );
         assert!(other.contains("name: server: no"), "{other}");
     }
 }

@@ -18,9 +18,16 @@ pub struct Settings {
 
 /// Whether the settings are as they should be.
 pub fn settled(_: &Root, settings: &Settings) -> Result<bool> {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let named = settings.hostname.as_ref().is_none_or(|wanted| *wanted == name);
-    let swaps = std::fs::read_to_string("/proc/swaps").or_err(Kind::System, || "cannot read `/proc/swaps`")?;
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let named = settings
+        .hostname
+        .as_ref()
+        .is_none_or(|wanted| *wanted == name);
+    let swaps = std::fs::read_to_string("/proc/swaps")
+        .or_err(Kind::System, || "cannot read `/proc/swaps`")?;
     Ok(named && (!settings.swap_off || swaps.lines().count() <= 1))
 }
 
@@ -30,8 +37,13 @@ pub fn apply(root: &Root, settings: &Settings) -> Result<()> {
         return Ok(());
     }
     if let Some(name) = &settings.hostname {
-        file::write("/etc/hostname".as_ref(), format!("{name}\n").as_bytes(), 0o644)?;
-        rustix::system::sethostname(name.as_bytes()).or_err(Kind::System, || "cannot set the host's name")?;
+        file::write(
+            "/etc/hostname".as_ref(),
+            format!("{name}\n").as_bytes(),
+            0o644,
+        )?;
+        rustix::system::sethostname(name.as_bytes())
+            .or_err(Kind::System, || "cannot set the host's name")?;
     }
     if settings.swap_off {
         Command::new("swapoff").arg("--all").run()?;

@@ -2,5 +2,6 @@
 //! packages `systemd-container`, `mmdebstrap`, `nftables` and `openssh-client`, and
 //! the machine to themselves: `scripts/test` runs them one after the other.
 
+mod install;
 mod lab;
 mod throwaway_hosts;

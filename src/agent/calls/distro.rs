@@ -150,6 +150,8 @@ pub struct ApplyObjects {
     pub address: IpAddr,
     /// Identity of what is applied, to be recorded.
     pub identity: Digest,
+    /// Whether the cluster's DNS passes questions on to the hosts' name servers.
+    pub dns_forward: bool,
 }
 
 impl Call for ApplyObjects {

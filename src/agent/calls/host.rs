@@ -35,7 +35,11 @@ pub struct HostReport {
 impl HostReport {
     /// The generation that a switch points to.
     pub fn current(&self, part: Part) -> Option<Digest> {
-        self.facts.managed.parts.get(&part).map(|state| state.identity)
+        self.facts
+            .managed
+            .parts
+            .get(&part)
+            .map(|state| state.identity)
     }
 }
 

@@ -136,12 +136,15 @@ pub(super) async fn apply_objects(scope: Scope, call: ApplyObjects) -> Result<Ve
         super::blocking(move || {
             // Also gives the administrators' group its role, by super-admin.conf.
             objects::upload_configuration(&tree, &config)?;
-            objects::render(&tree, &config)
+            objects::render(&tree, &config, call.dns_forward)
         })
         .await?
     };
     let mut all = kube::parse_objects("kubeadm's addons", &rendered)?;
-    all.extend(kube::parse_objects("the balancer's permissions", crate::node::balancer::RBAC)?);
+    all.extend(kube::parse_objects(
+        "the balancer's permissions",
+        crate::node::balancer::RBAC,
+    )?);
     for (name, text) in image_manifests(&tree)? {
         all.extend(kube::parse_objects(&name, &text)?);
     }

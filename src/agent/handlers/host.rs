@@ -38,8 +38,10 @@ fn static_pod_source(recipe: &Recipe) -> Result<Option<StaticPods>> {
     if recipe.source.is_null() {
         return Ok(None);
     }
-    serde_json::from_value(recipe.source.clone())
-        .or_err(Kind::Failed, || "the recipe's source of static pods cannot be understood")
+    serde_json::from_value(recipe.source.clone()).or_err(
+        Kind::Failed,
+        || "the recipe's source of static pods cannot be understood",
+    )
 }
 
 fn store(state: &Path) -> Result<Store> {
@@ -71,7 +73,9 @@ pub(super) async fn read_host(scope: Scope, _: ReadHost) -> Result<HostReport> {
     })
     .await?;
     let program_is_current = program_is_current()?;
-    let api = Seeds::read(Path::new(node::balancer::seeds::PATH))?.local.map(|server| server.ip());
+    let api = Seeds::read(Path::new(node::balancer::seeds::PATH))?
+        .local
+        .map(|server| server.ip());
     let distro = super::distro::distro_state(scope, DistroState {}).await?;
     Ok(HostReport {
         facts,
@@ -122,7 +126,10 @@ fn switch_part(context: &Context, call: &SwitchTo) -> Result<Switched> {
     let number = generation::find(&root, &call.identity)?.ok_or_else(|| {
         Error::new(
             Kind::Failed,
-            format!("the generation {} has not been staged", call.identity.short()),
+            format!(
+                "the generation {} has not been staged",
+                call.identity.short()
+            ),
         )
         .hint("run the same command again")
     })?;
@@ -144,7 +151,8 @@ fn switch_part(context: &Context, call: &SwitchTo) -> Result<Switched> {
 
 /// The agent's own program, which is under its digest.
 fn program() -> Result<PathBuf> {
-    std::fs::read_link("/proc/self/exe").or_err(Kind::System, || "cannot find the agent's own program")
+    std::fs::read_link("/proc/self/exe")
+        .or_err(Kind::System, || "cannot find the agent's own program")
 }
 
 /// Whether the units run this very program.
@@ -180,8 +188,16 @@ fn start_units_of(
     // Parameters and modules of the generation's files, before what needs them.
     unit::restart(&["systemd-modules-load.service", "systemd-sysctl.service"])?;
     let all = generation::load(root, number)?.units;
-    let mut affected: Vec<&str> = changes.affected.iter().map(String::as_str).filter(held).collect();
-    if renewed && !affected.contains(&node::SERVICE) && unit::state(node::SERVICE)?.active == "active" {
+    let mut affected: Vec<&str> = changes
+        .affected
+        .iter()
+        .map(String::as_str)
+        .filter(held)
+        .collect();
+    if renewed
+        && !affected.contains(&node::SERVICE)
+        && unit::state(node::SERVICE)?.active == "active"
+    {
         affected.push(node::SERVICE);
     }
     if !affected.is_empty() {

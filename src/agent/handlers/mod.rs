@@ -2,8 +2,8 @@
 
 mod blobs;
 mod distro;
-mod lock;
 mod host;
+mod lock;
 mod session;
 
 use super::server::Router;

@@ -38,12 +38,14 @@ impl Etcd {
         let pki = root.join("etc/kubernetes/pki");
         let read = |name: &str| {
             let path = pki.join(name);
-            std::fs::read(&path).or_err(Kind::System, || format!("cannot read `{}`", path.display()))
+            std::fs::read(&path)
+                .or_err(Kind::System, || format!("cannot read `{}`", path.display()))
         };
         let problem = || "cannot use the certificates of etcd's client";
         let mut identity = read("apiserver-etcd-client.crt")?;
         identity.extend(read("apiserver-etcd-client.key")?);
-        let authority = Certificate::from_pem(&read("etcd/ca.crt")?).or_err(Kind::Failed, problem)?;
+        let authority =
+            Certificate::from_pem(&read("etcd/ca.crt")?).or_err(Kind::Failed, problem)?;
         let client = Client::builder()
             .tls_certs_only([authority])
             .identity(Identity::from_pem(&identity).or_err(Kind::Failed, problem)?)
@@ -71,7 +73,10 @@ impl Etcd {
         if status.is_success() {
             return Ok(answer);
         }
-        let said = answer["message"].as_str().unwrap_or("it gave no reason").to_owned();
+        let said = answer["message"]
+            .as_str()
+            .unwrap_or("it gave no reason")
+            .to_owned();
         Err(Error::new(Kind::Failed, format!("etcd refused `{path}`")).because(said))
     }
 

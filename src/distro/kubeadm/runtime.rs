@@ -63,7 +63,13 @@ pub fn pull(context: &Context, tree: &Path, references: &[String]) -> Result<()>
             // The host's registry holds what this platform needs of a reference that
             // has several, and nothing of the others.
             ctr(tree)
-                .args(["images", "pull", "--skip-metadata", "--platform", platform()])
+                .args([
+                    "images",
+                    "pull",
+                    "--skip-metadata",
+                    "--platform",
+                    platform(),
+                ])
                 .args(["--hosts-dir", HOSTS, "--label", PINNED, reference])
                 .run()?;
         }

@@ -59,7 +59,14 @@ const INTERFACES: [&str; 9] = [
 
 /// How the names of packet-filter chains begin that kube-proxy, kubelet, CNI
 /// plugins and pod networks make.
-const CHAINS: [&str; 6] = ["KUBE-", "FLANNEL-", "CNI-", "CNI-HOSTPORT", "cali-", "CILIUM_"];
+const CHAINS: [&str; 6] = [
+    "KUBE-",
+    "FLANNEL-",
+    "CNI-",
+    "CNI-HOSTPORT",
+    "cali-",
+    "CILIUM_",
+];
 
 /// Takes Kubernetes off this host. `state` is chasi's own directory, from which
 /// the programs run; `tree` holds the packet-filter tools of the image.
@@ -72,7 +79,10 @@ pub fn teardown(context: &Context, state: &Path, tree: &Path) -> Result<()> {
         ("remove the data", &remove_data),
     ];
     for (name, step) in steps {
-        context.emit(Event::Detail { host: None, text: name.to_owned() });
+        context.emit(Event::Detail {
+            host: None,
+            text: name.to_owned(),
+        });
         step()?;
     }
     Ok(())
@@ -117,7 +127,11 @@ fn victims(generations: &Path) -> Result<BTreeSet<i32>> {
     let mut pids = BTreeSet::new();
     let entries = fs::read_dir("/proc").or_err(Kind::System, || "cannot list processes")?;
     for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
             continue;
         };
         let exe = fs::read_link(entry.path().join("exe")).unwrap_or_default();
@@ -142,7 +156,8 @@ fn unmount() -> Result<()> {
         "/var/lib/kubelet/",
         "/var/run/netns/cni-",
     ];
-    let table = fs::read_to_string("/proc/self/mountinfo").or_err(Kind::System, || "cannot list mounts")?;
+    let table =
+        fs::read_to_string("/proc/self/mountinfo").or_err(Kind::System, || "cannot list mounts")?;
     let points = table
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
@@ -153,9 +168,14 @@ fn unmount() -> Result<()> {
     for point in points.iter().rev() {
         match rustix::mount::unmount(point.as_str(), UnmountFlags::DETACH) {
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
-            Err(error) => return Err(error).or_err(Kind::System, || format!("cannot unmount `{point}`")),
+            Err(error) => {
+                return Err(error).or_err(Kind::System, || format!("cannot unmount `{point}`"));
+            }
         }
-        if Path::new(point).parent().is_some_and(|parent| parent.ends_with("netns")) {
+        if Path::new(point)
+            .parent()
+            .is_some_and(|parent| parent.ends_with("netns"))
+        {
             let _ = fs::remove_file(point);
         }
     }
@@ -185,10 +205,14 @@ fn remove_network(tree: &Path) -> Result<()> {
 /// Takes the chains of Kubernetes, and the rules that lead to them, out of the
 /// packet filter, and leaves everything else.
 fn clean_rules(tree: &Path, family: &str) -> Result<()> {
-    let Some(program) = tool(tree, family) else { return Ok(()) };
+    let Some(program) = tool(tree, family) else {
+        return Ok(());
+    };
     let save = tool(tree, &format!("{family}-save"));
     let restore = tool(tree, &format!("{family}-restore"));
-    let (Some(save), Some(restore)) = (save, restore) else { return Ok(()) };
+    let (Some(save), Some(restore)) = (save, restore) else {
+        return Ok(());
+    };
     let before = Command::new(&save).run()?.stdout;
     let before = String::from_utf8_lossy(&before);
     let ours = |line: &str| {
@@ -210,7 +234,11 @@ fn clean_rules(tree: &Path, family: &str) -> Result<()> {
     for table in ["nat", "filter", "mangle", "raw", "security"] {
         let empty = Command::new(&program).args(["-t", table, "-S"]).output()?;
         let rules = String::from_utf8_lossy(&empty.stdout).into_owned();
-        if empty.code == Some(0) && rules.lines().all(|line| line.starts_with("-P") && line.ends_with("ACCEPT")) {
+        if empty.code == Some(0)
+            && rules
+                .lines()
+                .all(|line| line.starts_with("-P") && line.ends_with("ACCEPT"))
+        {
             Command::new(&program).args(["-t", table, "-X"]).output()?;
         }
     }
@@ -220,7 +248,14 @@ fn clean_rules(tree: &Path, family: &str) -> Result<()> {
 /// The image's own packet-filter tool, or the host's.
 fn tool(tree: &Path, name: &str) -> Option<PathBuf> {
     let own = tree.join("usr/local/bin").join(name);
-    let places = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    let places = [
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+    ];
     std::iter::once(own)
         .chain(places.iter().map(|place| Path::new(place).join(name)))
         .find(|path| path.exists())
@@ -248,7 +283,9 @@ fn remove_data() -> Result<()> {
 /// not ours.
 fn remove_cgroups(directory: &Path, depth: usize) {
     const DEEPEST: usize = 3;
-    let Ok(entries) = fs::read_dir(directory) else { return };
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
     for entry in entries.flatten() {
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
@@ -262,7 +299,9 @@ fn remove_cgroups(directory: &Path, depth: usize) {
 }
 
 fn remove_cgroup(directory: &Path) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_cgroup(&entry.path());

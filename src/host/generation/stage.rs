@@ -115,7 +115,11 @@ impl<'a> Staging<'a> {
             .entries()
             .iter()
             .filter_map(|(path, node)| match node {
-                Node::File(file) if TEMPLATES.iter().any(|place| path.as_str().starts_with(place)) => {
+                Node::File(file)
+                    if TEMPLATES
+                        .iter()
+                        .any(|place| path.as_str().starts_with(place)) =>
+                {
                     let result: EntryPath =
                         path.as_str().strip_suffix(template::SUFFIX)?.parse().ok()?;
                     Some((path.clone(), result, file.clone()))

@@ -117,7 +117,10 @@ fn hosts() {
 fn control_planes() {
     let none = with("").replace("control-plane", "worker");
     let complaint = complaints(&none);
-    assert!(complaint.contains("no host is a control plane"), "{complaint}");
+    assert!(
+        complaint.contains("no host is a control plane"),
+        "{complaint}"
+    );
     let host = |number: u8| {
         format!("  - {{name: m{number}, address: 10.0.0.{number}, roles: [control-plane]}}\n")
     };
