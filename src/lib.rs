@@ -15,6 +15,10 @@
 // line: command, digest, file
 // line: error
 
+// Only here, not in integration tests, which are crates of their own.
+#![warn(clippy::unwrap_used, clippy::expect_used)]
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod agent;
 pub mod build;
 pub mod cli;

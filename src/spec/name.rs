@@ -142,6 +142,7 @@ fn label_value(text: &str) -> Result<(), Invalid> {
     )))
 }
 
+#[expect(clippy::derivable_impls, reason = "a macro makes the type")]
 impl Default for LabelValue {
     fn default() -> Self {
         LabelValue(String::new())

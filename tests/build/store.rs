@@ -14,7 +14,7 @@ fn fill(site: &Site) {
         let content: Vec<u8> = (0..3_000_000u32)
             .flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes())
             .collect();
-        site.file(name, &[name.as_bytes(), &content].concat());
+        site.file(name, [name.as_bytes(), &content].concat());
     }
 }
 

@@ -243,7 +243,7 @@ mod tests {
         };
         assert_eq!(heartbeat(&[], now), None);
         let fresh = (None, "fresh".to_owned(), now);
-        assert_eq!(heartbeat(&[fresh.clone()], now), None);
+        assert_eq!(heartbeat(std::slice::from_ref(&fresh), now), None);
         assert_eq!(
             heartbeat(&[fresh, step(0)], now).unwrap(),
             "still at it: m0: pull images (30 s)\n"

@@ -72,6 +72,16 @@ fn without_forward(manifest: &str) -> Result<String> {
     ))
 }
 
+/// Keeps kubeadm's and kubelet's configuration in the cluster, where kubeadm and
+/// its users look for it.
+pub fn upload_configuration(tree: &Path, config_path: &Path) -> Result<()> {
+    Command::new(super::program(tree))
+        .args(["init", "phase", "upload-config", "all", "--config"])
+        .arg(config_path)
+        .run()
+        .map(|_| ())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,14 +95,4 @@ mod tests {
         );
         assert!(without_forward("Corefile: |\n").is_err());
     }
-}
-
-/// Keeps kubeadm's and kubelet's configuration in the cluster, where kubeadm and
-/// its users look for it.
-pub fn upload_configuration(tree: &Path, config_path: &Path) -> Result<()> {
-    Command::new(super::program(tree))
-        .args(["init", "phase", "upload-config", "all", "--config"])
-        .arg(config_path)
-        .run()
-        .map(|_| ())
 }
