@@ -34,7 +34,7 @@ enum Then {
     /// This effect fails, and the next ones do not.
     FailOnce,
     /// This effect fails, and all after it: a full disk.
-    FailFromThen,
+    FailOnwards,
 }
 
 impl Trap {
@@ -64,7 +64,7 @@ impl Gate for Trap {
                 unreachable!("killed")
             }
             Then::FailOnce if now == self.at => full(),
-            Then::FailFromThen if now >= self.at => full(),
+            Then::FailOnwards if now >= self.at => full(),
             _ => Ok(()),
         }
     }
@@ -302,7 +302,7 @@ fn an_error_at_any_effect_leaves_one_whole_generation() {
     let directory = directory();
     for scenario in Scenario::all(directory.path()) {
         for at in 0..scenario.effects {
-            for then in [Then::FailOnce, Then::FailFromThen] {
+            for then in [Then::FailOnce, Then::FailOnwards] {
                 let what = format!("{:?}, failed at {at}", scenario.work);
                 let host = copy(&scenario.start, &directory.path().join("now"));
                 let trap = Trap::new(at, then);
