@@ -67,6 +67,10 @@ impl Lab {
     }
 
     /// Nothing in a `static` is ever dropped.
+    #[expect(
+        clippy::zombie_processes,
+        reason = "it outlives this process, which it waits for"
+    )]
     fn remove_when_the_tests_end(&self) {
         let script = r#"tail --pid="$1" -f /dev/null; exec "$2" --quiet lab down --name "$3""#;
         Command::new("setsid")
@@ -77,11 +81,6 @@ impl Lab {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-    }
-
-    /// Its name, for `--name`.
-    pub fn name(&self) -> &str {
-        &self.name
     }
 
     /// `chasi lab SUBCOMMAND` for this lab, arguments to be added.
