@@ -167,6 +167,14 @@ mod tests {
               roles: [worker]
               ssh:
                 hostKey: "SHA256:abc"
+        ---
+        apiVersion: kubelet.config.k8s.io/v1beta1
+        kind: KubeletConfiguration
+        evictionHard:
+          memory.available: 100Mi
+          nodefs.available: 1Gi
+          imagefs.available: 1Gi
+        imageGCHighThresholdPercent: 100
         "#);
     }
 
