@@ -39,7 +39,7 @@ const MAX_HEAD: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
 
 /// The time that a connection without a request gets when the service stops.
-const FIRST: Duration = Duration::from_secs(1);
+const FIRST: Duration = Duration::from_secs(3);
 
 /// What a server allows its clients.
 #[derive(Clone, Copy, Debug)]
