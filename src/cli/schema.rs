@@ -9,8 +9,8 @@ use crate::spec::Clusterfile;
 /// An editor with a YAML language server then completes and checks a Clusterfile
 /// while it is written:
 ///
-///     chasi schema > clusterfile.schema.json
-///     # yaml-language-server: $schema=clusterfile.schema.json
+///   chasi schema > clusterfile.schema.json
+///   # yaml-language-server: $schema=clusterfile.schema.json
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {}

