@@ -110,8 +110,7 @@ impl Layers<'_> {
 
     fn write_piece(&self, piece: &Piece, workers: u32, meter: &Meter) -> Result<Written> {
         let failed = || "cannot write a layer";
-        let mut writer =
-            Writer::with_workers(self.hold.writer()?, workers).or_err(Kind::System, failed)?;
+        let mut writer = Writer::new(self.hold.writer()?, workers).or_err(Kind::System, failed)?;
         for (path, entry) in piece {
             self.events.check_cancelled()?;
             match &entry.node {

@@ -26,8 +26,11 @@ impl Args {
     pub fn run(self, shell: &Shell) -> Result<()> {
         let store = match &self.store {
             Some(path) => Store::at(path),
-            // Not opened: whether it can be is the first check.
-            None => Store::at(&config::store()?),
+            None => {
+                let path = config::store()?;
+                // Whether it can be opened is the first check, so a failure counts there.
+                Store::create(&path).unwrap_or_else(|_| Store::at(&path))
+            }
         };
         let findings = shell.blocking(|ctx| store.fsck(ctx))?;
         match self.format {

@@ -2,7 +2,7 @@
 
 use super::images::human_size;
 use super::{Format, Shell, config, store};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::oci::{Reference, registry};
 
 /// Fetch a cluster image from a registry into the store
@@ -22,6 +22,12 @@ pub struct Args {
 impl Args {
     /// Pulls the image.
     pub fn run(self, shell: &Shell) -> Result<()> {
+        if self.image.tag().is_none() {
+            return Err(
+                Error::new(Kind::Usage, "the image would have no name in the store")
+                    .hint("write a tag before the digest: `example.com/demo:1@sha256:…`"),
+            );
+        }
         let hold = store::open()?.hold()?;
         let client = registry::Client::new(config::network(&self.mirrors)?);
         let ctx = shell.context();

@@ -139,3 +139,92 @@ pub(super) fn descriptor(blob: &Blob) -> Result<Descriptor> {
         digest,
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn index() -> String {
+        format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[{{"mediaType":"{}","digest":"{DIGEST}","size":0,"platform":{{"os":"linux","architecture":"amd64"}}}}]}}"#,
+            media::INDEX,
+            media::MANIFEST
+        )
+    }
+
+    #[test]
+    fn a_document_without_a_type_is_known_by_what_it_lists() {
+        for (text, expected) in [
+            (index(), Some(media::INDEX)),
+            (
+                r#"{"schemaVersion":2,"manifests":[]}"#.into(),
+                Some(media::INDEX),
+            ),
+            (
+                r#"{"schemaVersion":2,"config":{},"layers":[]}"#.into(),
+                Some(media::MANIFEST),
+            ),
+            (
+                r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#.into(),
+                None,
+            ),
+            (
+                r#"{"schemaVersion":1,"fsLayers":[]}"#.into(),
+                Some(media::DOCKER_SCHEMA_1),
+            ),
+            (
+                r#"{"schemaVersion":2,"mediaType":"x/y","layers":[]}"#.into(),
+                None,
+            ),
+            ("{}".into(), None),
+            ("".into(), None),
+        ] {
+            assert_eq!(
+                media_type_of(text.as_bytes()).as_deref(),
+                expected,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn canonical_bytes_do_not_depend_on_the_order_of_keys() {
+        let one: serde_json::Value =
+            serde_json::from_str(r#"{"b":[{"d":1,"c":2}],"a":3}"#).unwrap();
+        assert_eq!(canonical(&one).unwrap(), br#"{"a":3,"b":[{"c":2,"d":1}]}"#);
+    }
+
+    #[test]
+    fn a_nest_of_brackets_does_not_exhaust_the_stack() {
+        let nest = format!(r#"{{"schemaVersion":2,"manifests":{}"#, "[".repeat(1 << 20));
+        assert!(parse_index(nest.as_bytes(), "x").is_err());
+        assert_eq!(media_type_of(nest.as_bytes()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn mutated_documents_never_panic(
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            cut: prop::sample::Index,
+        ) {
+            let mut text = index().into_bytes();
+            for (at, value) in changes {
+                let at = at.index(text.len());
+                text[at] = value;
+            }
+            for text in [&text[..], &text[..cut.index(text.len())]] {
+                let _ = media_type_of(text);
+                let _ = parse_manifest(text, "x");
+                if let Ok(index) = parse_index(text, "x") {
+                    for descriptor in index.manifests() {
+                        let _ = blob(descriptor);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -223,6 +223,14 @@ pub(super) fn is_loopback(host: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
+/// Waits for something, or fails when the context is cancelled.
+pub(super) async fn unless_cancelled<T>(ctx: &Context, work: impl Future<Output = T>) -> Result<T> {
+    tokio::select! {
+        result = work => Ok(result),
+        () = ctx.cancel.cancelled() => Err(Error::new(Kind::Interrupted, "interrupted")),
+    }
+}
+
 /// Counts attempts and pauses between them.
 #[derive(Debug, Default)]
 pub struct Attempts {
@@ -254,10 +262,7 @@ impl Attempts {
         let jitter = RandomState::new().hash_one(self.failed) % 256;
         let pause = pause + pause * u32::try_from(jitter).unwrap_or(0) / 1024;
         let pause = after.unwrap_or(pause).min(LONGEST_PAUSE);
-        tokio::select! {
-            () = tokio::time::sleep(pause) => Ok(()),
-            () = ctx.cancel.cancelled() => ctx.check_cancelled(),
-        }
+        unless_cancelled(ctx, tokio::time::sleep(pause)).await
     }
 }
 
@@ -311,16 +316,16 @@ pub fn no_answer(url: &Url, cause: reqwest::Error) -> Failure {
     }
 }
 
-fn is_certificate(error: &reqwest::Error) -> bool {
-    std::iter::successors(std::error::Error::source(error), |cause| cause.source()).any(|cause| {
-        let inner = cause
-            .downcast_ref::<std::io::Error>()
-            .and_then(|cause| cause.get_ref());
-        let tls = cause
-            .downcast_ref::<rustls::Error>()
-            .or_else(|| inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
-        matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
-    })
+/// Whether the cause is a certificate that is not trusted. Such errors are
+/// wrapped in several I/O errors, which hide what they hold from `source`.
+fn is_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return matches!(tls, rustls::Error::InvalidCertificate(_));
+    }
+    let held = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref);
+    held.is_some_and(|held| is_certificate(held)) || error.source().is_some_and(is_certificate)
 }
 
 /// An answer that is not the one hoped for. `what` says what was attempted, as in
@@ -443,14 +448,7 @@ pub(super) async fn download<W: Write + Send + 'static>(
         let url = response.url().clone();
         let mut chunks = response.bytes_stream();
         let failure = loop {
-            let chunk = tokio::select! {
-                chunk = chunks.next() => chunk,
-                () = ctx.cancel.cancelled() => {
-                    ctx.check_cancelled()?;
-                    None
-                }
-            };
-            let mut chunk = match chunk {
+            let mut chunk = match unless_cancelled(ctx, chunks.next()).await? {
                 Some(Ok(chunk)) => chunk,
                 Some(Err(cause)) => break no_answer(&url, cause),
                 None if wanted.size.is_none_or(|size| done == size) => {

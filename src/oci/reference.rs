@@ -59,6 +59,16 @@ impl Reference {
         }
     }
 
+    /// The same name without its digest; a reference without a tag gets `latest`.
+    pub fn without_digest(&self) -> Self {
+        let tag = self.tag.clone().unwrap_or_else(|| LATEST.to_owned());
+        Reference {
+            tag: Some(tag),
+            digest: None,
+            ..self.clone()
+        }
+    }
+
     /// What a person types: without what docker would complete.
     pub fn familiar(&self) -> String {
         let short = match self.repository.strip_prefix("library/") {

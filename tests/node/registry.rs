@@ -9,8 +9,8 @@ use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use chasi::digest::Digest;
-use chasi::oci::image::{Builder, LayerKind};
-use chasi::oci::layer::{Meta, Source, Tree};
+use chasi::oci::image::{Builder, Layer, LayerKind};
+use chasi::oci::layer::{Meta, Writer};
 use chasi::oci::store::Hold;
 use chasi::oci::{Blob, Store, media};
 
@@ -76,15 +76,18 @@ fn image(hold: &Hold, name: &str, layer_size: usize, others: &[Blob]) -> Image {
 /// Writes a cluster image with these container images into the host's store.
 fn cluster_image(node: &Node, name: &str, images: &[(&str, &Image)]) {
     let hold = store(node);
-    let mut tree = Tree::new();
     let path = format!("usr/bin/{name}").parse().unwrap();
-    tree.file(
-        path,
-        Meta::new(0o755),
-        Source::Bytes(b"secret of the cluster".to_vec()),
-    )
-    .unwrap();
-    let layer = tree.write(&hold, LayerKind::App).unwrap();
+    let secret = b"secret of the cluster";
+    let mut writer = Writer::new(hold.writer().unwrap(), 1).unwrap();
+    writer
+        .file(&path, &Meta::new(0o755), secret.len() as u64, &secret[..])
+        .unwrap();
+    let written = writer.finish().unwrap();
+    let layer = Layer {
+        blob: written.out.commit(media::LAYER_ZSTD).unwrap(),
+        diff_id: written.diff_id,
+        kind: LayerKind::App,
+    };
     let mut builder = Builder::new();
     builder.rootfs(
         "linux/amd64".parse().unwrap(),

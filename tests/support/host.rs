@@ -15,9 +15,9 @@ use chasi::host::journal::Journal;
 use chasi::host::recipe::{Block, ExtraDirectory, ExtraFile};
 use chasi::host::switch::{self, Changes};
 use chasi::host::{Gate, Part, Recipe, Root};
-use chasi::oci::Store;
 use chasi::oci::image::{Layer, LayerKind};
-use chasi::oci::layer::{EntryPath, Meta, Source, Tree};
+use chasi::oci::layer::{EntryPath, Meta, Writer};
+use chasi::oci::{Store, media};
 use serde_json::json;
 
 /// A directory that is gone with the test, in memory where that is possible: no
@@ -108,21 +108,40 @@ impl Host {
     }
 
     pub fn layer(&self, entries: &[(&str, Entry)]) -> Layer {
-        let mut tree = Tree::new();
+        let mut nodes = BTreeMap::new();
         for (name, entry) in entries {
-            let source = |content: &str| Source::Bytes(content.as_bytes().to_vec());
-            match entry {
-                Entry::Program(content) => tree.file(path(name), Meta::new(0o755), source(content)),
-                Entry::File(content) => tree.file(path(name), Meta::new(0o644), source(content)),
-                Entry::Mode(mode, content) => {
-                    tree.file(path(name), Meta::new(*mode), source(content))
-                }
-                Entry::Link(target) => tree.symlink(path(name), Meta::new(0o777), target.clone()),
+            let path = path(name);
+            for parent in std::iter::successors(path.parent(), EntryPath::parent) {
+                nodes.entry(parent).or_insert(None);
             }
-            .unwrap();
+            nodes.insert(path, Some(entry));
         }
-        tree.write(&self.store().hold().unwrap(), LayerKind::App)
-            .unwrap()
+        let hold = self.store().hold().unwrap();
+        let mut writer = Writer::new(hold.writer().unwrap(), 1).unwrap();
+        for (path, entry) in nodes {
+            let (mode, content) = match entry {
+                None => {
+                    writer.directory(&path, &Meta::new(0o755)).unwrap();
+                    continue;
+                }
+                Some(Entry::Link(target)) => {
+                    writer.symlink(&path, &Meta::new(0o777), target).unwrap();
+                    continue;
+                }
+                Some(Entry::Program(content)) => (0o755, content),
+                Some(Entry::File(content)) => (0o644, content),
+                Some(Entry::Mode(mode, content)) => (*mode, content),
+            };
+            let size = content.len() as u64;
+            let meta = Meta::new(mode);
+            writer.file(&path, &meta, size, content.as_bytes()).unwrap();
+        }
+        let written = writer.finish().unwrap();
+        Layer {
+            blob: written.out.commit(media::LAYER_ZSTD).unwrap(),
+            diff_id: written.diff_id,
+            kind: LayerKind::App,
+        }
     }
 
     pub fn recipe(&self, layers: &[&[(&str, Entry)]]) -> Recipe {

@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event::{Context, Event};
 use crate::oci::document::{self, MAX_DOCUMENT};
 use crate::oci::layer::{Limits, Node, Reader};
-use crate::oci::store::{BLOBS, Batch, Hold, INDEX_FILE, Index, LAYOUT_FILE};
+use crate::oci::store::{self, BLOBS, Batch, Hold, INDEX_FILE, Index, LAYOUT_FILE};
 use crate::oci::{Blob, ClusterImage, Reference, Store};
 
 /// Under this name containerd keeps the whole reference; the standard annotation
@@ -132,20 +132,18 @@ fn copy(ctx: &Context, hold: &Hold, path: &Path) -> Result<Index> {
     let source = Store::open(path)?;
     let index = source.read_index()?;
     let mut batch = hold.batch();
-    let mut done = 0;
+    let mut meter = Meter {
+        ctx,
+        done: 0,
+        total: None,
+    };
     for (_, descriptor) in index.entries() {
         let root = document::blob(descriptor)?;
         let reachable = source.reachable(&root)?;
         for blob in reachable.contents.iter().chain(&reachable.documents) {
-            ctx.check_cancelled()?;
             if !hold.contains(blob) {
                 let mut writer = hold.writer()?;
-                let mut content = source.open_blob(blob)?;
-                pour(ctx, &mut content, &mut writer, &mut done, None)
-                    .or_err(Kind::System, || {
-                        format!("cannot copy `{}`", source.path_of(&blob.digest).display())
-                    })?;
-                ctx.check_cancelled()?;
+                meter.pour(&mut source.open_blob(blob)?, &mut writer, &blob.digest)?;
                 writer.commit_in(&mut batch, blob)?;
             }
         }
@@ -157,59 +155,52 @@ fn copy(ctx: &Context, hold: &Hold, path: &Path) -> Result<Index> {
 /// Unpacks the blobs of an archive; returns its index.
 fn unpack(ctx: &Context, hold: &Hold, path: &Path) -> Result<Index> {
     let shown = format!("`{}`", path.display());
-    let file = File::open(path).or_err(Kind::Input, || format!("cannot open {shown}"))?;
-    let total = file
-        .metadata()
-        .or_err(Kind::Input, || format!("cannot open {shown}"))?
-        .len();
+    let cannot_open = || format!("cannot open {shown}");
+    let file = File::open(path).or_err(Kind::Input, cannot_open)?;
+    let total = Some(file.metadata().or_err(Kind::Input, cannot_open)?.len());
     // An archive holds many layers, each of which has limits of its own.
     let limits = Limits {
         file_size: 1 << 40,
         total_size: 8 << 40,
         ..Limits::default()
     };
-    let mut archive = Reader::new(io::BufReader::with_capacity(1 << 20, file), &shown, limits)?;
+    let source = io::BufReader::with_capacity(1 << 20, file);
+    let mut archive = Reader::new(source, &shown, limits)?;
     let mut batch = hold.batch();
-    let (mut layout, mut index, mut done) = (None, None, 0);
+    let mut meter = Meter {
+        ctx,
+        done: 0,
+        total,
+    };
+    let (mut layout, mut index) = (None, None);
     while let Some(entry) = archive.next_entry()? {
-        ctx.check_cancelled()?;
-        let Node::File { size, .. } = entry.node else {
-            if matches!(entry.node, Node::Directory { .. }) {
-                continue;
+        let size = match entry.node {
+            Node::File { size, .. } => size,
+            Node::Directory { .. } => continue,
+            _ => {
+                return Err(Error::new(
+                    Kind::Integrity,
+                    format!(
+                        "{shown}: `{}` is neither a file nor a directory",
+                        entry.path
+                    ),
+                ));
             }
-            return Err(Error::new(
-                Kind::Integrity,
-                format!(
-                    "{shown}: `{}` is neither a file nor a directory",
-                    entry.path
-                ),
-            ));
         };
         match entry.path.as_str() {
             LAYOUT_FILE => layout = Some(read_small(&mut archive, size, &shown)?),
             INDEX_FILE => index = Some(read_small(&mut archive, size, &shown)?),
+            // What is not a blob of SHA-256 belongs to another format, such as docker's.
             name => {
-                let digest = name
-                    .strip_prefix(BLOBS)
-                    .and_then(|name| name.strip_prefix('/'));
-                // What is not a blob of SHA-256 belongs to another format, such as docker's.
-                let Some(digest) = digest.and_then(|hex| format!("sha256:{hex}").parse().ok())
-                else {
-                    continue;
-                };
-                let blob = Blob {
-                    media_type: "blob".into(),
-                    digest,
-                    size,
-                };
-                unpack_blob(
-                    ctx,
-                    hold,
-                    &mut archive,
-                    &blob,
-                    &mut batch,
-                    (&mut done, total),
-                )?;
+                if let Some(digest) = blob_named(name) {
+                    let media_type = "blob".into();
+                    let blob = Blob {
+                        media_type,
+                        digest,
+                        size,
+                    };
+                    unpack_blob(&mut meter, hold, &mut archive, &blob, &mut batch)?;
+                }
             }
         }
     }
@@ -221,33 +212,31 @@ fn unpack(ctx: &Context, hold: &Hold, path: &Path) -> Result<Index> {
         )
         .hint("`skopeo copy docker-archive:FILE oci-archive:OTHER` converts docker's archives")
     };
-    crate::oci::store::check_layout(&layout.ok_or_else(|| missing(LAYOUT_FILE))?, &shown)?;
-    let index = Index::parse(
-        &index.ok_or_else(|| missing(INDEX_FILE))?,
-        &format!("`{INDEX_FILE}` in {shown}"),
-    )?;
+    store::check_layout(&layout.ok_or_else(|| missing(LAYOUT_FILE))?, &shown)?;
+    let index = index.ok_or_else(|| missing(INDEX_FILE))?;
+    let index = Index::parse(&index, &format!("`{INDEX_FILE}` in {shown}"))?;
     batch.finish()?;
     Ok(index)
 }
 
+fn blob_named(path: &str) -> Option<Digest> {
+    let hex = path.strip_prefix(BLOBS)?.strip_prefix('/')?;
+    format!("sha256:{hex}").parse().ok()
+}
+
 fn unpack_blob(
-    ctx: &Context,
+    meter: &mut Meter,
     hold: &Hold,
     archive: &mut Reader<impl Read>,
     blob: &Blob,
     batch: &mut Batch,
-    (done, total): (&mut u64, u64),
 ) -> Result<()> {
     if hold.contains(blob) {
-        *done += blob.size;
+        meter.done += blob.size;
         return Ok(());
     }
     let mut writer = hold.writer()?;
-    pour(ctx, &mut archive.content(), &mut writer, done, Some(total))
-        .or_err(Kind::System, || {
-            format!("cannot load the blob {}", blob.digest)
-        })?;
-    ctx.check_cancelled()?;
+    meter.pour(&mut archive.content(), &mut writer, &blob.digest)?;
     writer.commit_in(batch, blob)
 }
 
@@ -266,27 +255,47 @@ fn read_small(archive: &mut Reader<impl Read>, size: u64, shown: &str) -> Result
     Ok(content)
 }
 
-/// Copies bytes and tells how many; stops early when the context is cancelled.
-fn pour(
-    ctx: &Context,
-    from: &mut impl Read,
-    to: &mut impl Write,
-    done: &mut u64,
+/// Tells how many bytes were loaded.
+struct Meter<'a> {
+    ctx: &'a Context,
+    done: u64,
     total: Option<u64>,
-) -> io::Result<()> {
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let count = from.read(&mut buffer)?;
-        if count == 0 || ctx.cancel.is_cancelled() {
-            return Ok(());
+}
+
+impl Meter<'_> {
+    /// Copies a blob's bytes.
+    fn pour(&mut self, from: &mut impl Read, to: &mut impl Write, digest: &Digest) -> Result<()> {
+        let failed = || format!("cannot load the blob {digest}");
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            self.ctx.check_cancelled()?;
+            let count = from.read(&mut buffer).map_err(|cause| {
+                // What the archive's reader refuses has no number of the system's.
+                let is_refusal = matches!(
+                    cause.kind(),
+                    io::ErrorKind::Other
+                        | io::ErrorKind::UnexpectedEof
+                        | io::ErrorKind::InvalidData
+                );
+                let kind = if is_refusal {
+                    Kind::Integrity
+                } else {
+                    Kind::System
+                };
+                Error::new(kind, failed()).because(cause)
+            })?;
+            if count == 0 {
+                return Ok(());
+            }
+            to.write_all(&buffer[..count])
+                .or_err(Kind::System, failed)?;
+            self.done += count as u64;
+            self.ctx.emit(Event::Progress {
+                host: None,
+                item: "load".into(),
+                done: self.done,
+                total: self.total,
+            });
         }
-        to.write_all(&buffer[..count])?;
-        *done += count as u64;
-        ctx.emit(Event::Progress {
-            host: None,
-            item: "load".into(),
-            done: *done,
-            total,
-        });
     }
 }

@@ -200,8 +200,8 @@ fn write_image(hold: &Hold, reference: &Reference, blobs: &[Blob]) -> Result<Des
             format!("cannot make the manifest that carries `{reference}`")
         })?;
     let manifest = hold.put(media::MANIFEST, &document::canonical(&manifest)?)?;
+    // No artifact type in the descriptor: skopeo loses it, and with it the digest.
     let mut descriptor = document::descriptor(&manifest)?;
-    descriptor.set_artifact_type(Some(MediaType::from(media::CONTAINER_IMAGE)));
     descriptor.set_annotations(Some(name));
     Ok(descriptor)
 }

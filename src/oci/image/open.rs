@@ -67,10 +67,9 @@ fn open(store: &Store, root: &Blob) -> Result<ClusterImage> {
         if blob.media_type != media::MANIFEST {
             return Err(wrong(format!("its index lists a `{}`", blob.media_type)));
         }
-        if is_container_image(descriptor.artifact_type()) {
-            image.images.push(container_image(store, descriptor, blob)?);
-        } else {
-            image.rootfs.push(rootfs(store, descriptor, blob)?);
+        match annotation(descriptor.annotations(), annotation::IMAGE_REFERENCE) {
+            Some(name) => image.images.push(container_image(store, name, blob)?),
+            None => image.rootfs.push(rootfs(store, descriptor, blob)?),
         }
     }
     image.rootfs.sort_by(|a, b| a.platform.cmp(&b.platform));
@@ -81,10 +80,6 @@ fn open(store: &Store, root: &Blob) -> Result<ClusterImage> {
 
 fn wrong(message: impl Into<String>) -> Error {
     Error::new(Kind::Integrity, message)
-}
-
-fn is_container_image(artifact_type: &Option<oci_spec::image::MediaType>) -> bool {
-    artifact_type.as_ref().map(AsRef::as_ref) == Some(media::CONTAINER_IMAGE)
 }
 
 fn check_unique(image: &ClusterImage) -> Result<()> {
@@ -224,18 +219,7 @@ fn environment(variables: &[String]) -> Result<BTreeMap<String, String>> {
     Ok(environment)
 }
 
-fn container_image(
-    store: &Store,
-    descriptor: &Descriptor,
-    manifest: Blob,
-) -> Result<ContainerImage> {
-    let name =
-        annotation(descriptor.annotations(), annotation::IMAGE_REFERENCE).ok_or_else(|| {
-            wrong(format!(
-                "the container image {} has no reference",
-                manifest.digest
-            ))
-        })?;
+fn container_image(store: &Store, name: &str, manifest: Blob) -> Result<ContainerImage> {
     let reference: Reference = name.parse()?;
     if reference.to_string() != name {
         return Err(wrong(format!(
@@ -244,7 +228,7 @@ fn container_image(
     }
     let what = format!("the manifest that carries `{reference}`");
     let document = document::parse_manifest(&store.read_verified(&manifest, MAX_DOCUMENT)?, &what)?;
-    if !is_container_image(document.artifact_type()) {
+    if document.artifact_type().as_ref().map(AsRef::as_ref) != Some(media::CONTAINER_IMAGE) {
         return Err(wrong(format!("{what} has another artifact type")));
     }
     if annotation(document.annotations(), annotation::IMAGE_REFERENCE) != Some(name) {

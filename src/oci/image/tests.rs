@@ -2,7 +2,7 @@ use std::fs;
 
 use super::*;
 use crate::event::Context;
-use crate::oci::layer::{EntryPath, Meta, Source, Tree};
+use crate::oci::layer::{EntryPath, Meta, Writer};
 use crate::oci::store::Hold;
 use crate::oci::{annotation, media};
 
@@ -13,11 +13,17 @@ fn store() -> (tempfile::TempDir, Store) {
 }
 
 fn layer(hold: &Hold, path: &str, kind: LayerKind) -> Layer {
-    let mut tree = Tree::new();
     let path: EntryPath = path.parse().unwrap();
-    tree.file(path, Meta::new(0o755), Source::Bytes(b"x".to_vec()))
+    let mut writer = Writer::new(hold.writer().unwrap(), 1).unwrap();
+    writer
+        .file(&path, &Meta::new(0o755), 1, b"x".as_slice())
         .unwrap();
-    tree.write(hold, kind).unwrap()
+    let written = writer.finish().unwrap();
+    Layer {
+        blob: written.out.commit(media::LAYER_ZSTD).unwrap(),
+        diff_id: written.diff_id,
+        kind,
+    }
 }
 
 /// A container image for two platforms as Docker makes them, of which only the
@@ -90,7 +96,7 @@ fn what_was_built_is_opened() {
     // The format is pinned.
     assert_eq!(
         image.digest.to_string(),
-        "sha256:9d10e84d4d14c3069ac37f5af0e19cf9ac5bcf4cbf47994b6ca8a4b364f30a4e"
+        "sha256:5c2e6b18f91e2be3e5b19f2c58f821eb9eb452201b00bd32b500e16d24da82b7"
     );
     let rootfs = image.rootfs(&Platform::linux("amd64").unwrap()).unwrap();
     assert_eq!(rootfs.labels[LABEL_KUBERNETES], "v1.34.4");
@@ -306,7 +312,7 @@ fn hostile_documents_are_refused() {
             let again = d.index["manifests"][2].clone();
             d.index["manifests"].as_array_mut().unwrap().push(again);
         }),
-        ("has no reference", |d| {
+        ("has no platform", |d| {
             d.index["manifests"][2]
                 .as_object_mut()
                 .unwrap()
@@ -392,4 +398,66 @@ fn kinds_have_names() {
         assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
     }
     assert!("root".parse::<LayerKind>().is_err());
+}
+
+/// All places in a JSON value, as pointers.
+fn pointers(value: &serde_json::Value, at: String, all: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            for (key, value) in map {
+                pointers(value, format!("{at}/{}", key.replace('/', "~1")), all);
+            }
+        }
+        serde_json::Value::Array(list) => {
+            for (index, value) in list.iter().enumerate() {
+                pointers(value, format!("{at}/{index}"), all);
+            }
+        }
+        _ => {}
+    }
+    all.push(at);
+}
+
+#[test]
+fn documents_with_any_value_anywhere_never_panic() {
+    let (_directory, store) = store();
+    let hold = store.hold().unwrap();
+    let image = builder(&hold).write(&hold).unwrap();
+    let values = [
+        serde_json::json!(null),
+        serde_json::json!(-1),
+        serde_json::json!("../../x"),
+        serde_json::json!([]),
+        serde_json::json!({"a": {}}),
+    ];
+    let mut refused = 0;
+    for which in 0..3 {
+        let place = |documents: &mut Documents| match which {
+            0 => std::mem::take(&mut documents.manifest),
+            1 => std::mem::take(&mut documents.config),
+            _ => std::mem::take(&mut documents.carrier),
+        };
+        let mut all = Vec::new();
+        pointers(
+            &place(&mut Documents::read(&store, &image)),
+            String::new(),
+            &mut all,
+        );
+        for (number, pointer) in all.iter().enumerate() {
+            let mut documents = Documents::read(&store, &image);
+            let mut changed = place(&mut documents);
+            *changed.pointer_mut(pointer).unwrap() = values[number % values.len()].clone();
+            match which {
+                0 => documents.manifest = changed,
+                1 => documents.config = changed,
+                _ => documents.carrier = changed,
+            }
+            // A document that is no object any more cannot be given its digests.
+            if documents.manifest["config"].is_object() {
+                let index = documents.write(&hold);
+                refused += u32::from(ClusterImage::open(&store, &index).is_err());
+            }
+        }
+    }
+    assert!(refused > 20, "{refused}");
 }

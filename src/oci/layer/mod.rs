@@ -1,6 +1,6 @@
 //! Layers: tar archives with a strict meaning.
 //!
-//! [`Tree`] and [`Writer`] make them, reproducibly: entries in path order, no
+//! [`Writer`] makes them, reproducibly: entries in path order, no
 //! times, PAX records only for what a plain header cannot say, zstd at a pinned
 //! level with a fixed job size. [`Reader`] reads those of anyone, and yields only
 //! entries that are safe to act on: no entry names a place outside, none goes
@@ -13,14 +13,12 @@ mod archive;
 mod path;
 mod pax;
 mod read;
-mod tree;
 mod write;
 
 use std::collections::BTreeMap;
 
 pub use path::EntryPath;
 pub use read::{Entry, Limits, Node, Reader};
-pub use tree::{Source, Tree};
 pub use write::{Writer, Written};
 
 /// Permissions, owner and extended attributes of an entry.

@@ -50,16 +50,9 @@ pub struct Written<W> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins an archive, with as many compressing threads as the machine has
-    /// cores.
-    pub fn new(out: W) -> io::Result<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Writer::with_workers(out, u32::try_from(cores).unwrap_or(1))
-    }
-
     /// Begins an archive with a number of compressing threads, at least one. The
     /// number does not change the bytes.
-    pub fn with_workers(out: W, workers: u32) -> io::Result<Self> {
+    pub fn new(out: W, workers: u32) -> io::Result<Self> {
         let mut out = zstd::Encoder::new(out, LEVEL)?;
         out.set_parameter(CParameter::NbWorkers(workers.clamp(1, 64)))?;
         out.set_parameter(CParameter::JobSize(JOB_SIZE))?;
@@ -80,16 +73,6 @@ impl<W: Write> Writer<W> {
     /// Adds a symbolic link.
     pub fn symlink(&mut self, path: &EntryPath, meta: &Meta, target: &str) -> io::Result<()> {
         self.header(path, EntryType::Symlink, meta, 0, target)
-    }
-
-    /// Adds another name for a file that came earlier.
-    pub fn hardlink(
-        &mut self,
-        path: &EntryPath,
-        meta: &Meta,
-        target: &EntryPath,
-    ) -> io::Result<()> {
-        self.header(path, EntryType::Link, meta, 0, target.as_str())
     }
 
     /// Adds a file. Fails when `content` does not have exactly `size` bytes.

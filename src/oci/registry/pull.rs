@@ -117,7 +117,7 @@ impl Session<'_> {
             transfer::put(hold, blob.clone(), content).await?;
             return Ok(blob);
         };
-        if let Some((blob, _)) = hold.find_document(&digest)? {
+        if let Some(blob) = hold.find_document(&digest)? {
             return Ok(blob);
         }
         let (blob, content) = self.manifest(ctx, &digest.to_string()).await?;

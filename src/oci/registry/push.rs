@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::event::Context;
 use crate::oci::document::MAX_DOCUMENT;
 use crate::oci::store::Store;
-use crate::oci::{Blob, Reference, media};
+use crate::oci::{Blob, Reference};
 
 /// What may wait for a place at once.
 const WAITING: usize = 16;
@@ -56,9 +56,6 @@ impl Client {
             .buffer_unordered(WAITING)
             .try_collect::<Vec<()>>()
             .await?;
-        for manifest in carried_manifests(store, &reachable.contents)? {
-            session.send_document(ctx, store, &manifest, None).await?;
-        }
         for document in &reachable.documents {
             let is_root = document.digest == root.digest;
             session
@@ -67,26 +64,6 @@ impl Client {
         }
         Ok(())
     }
-}
-
-/// The OCI manifests among the contents. The distribution project's registry
-/// takes a manifest with a layer of that type only if it has the layer also as a
-/// manifest (`registry/handlers`, `ocimanifesthandler.go`).
-fn carried_manifests(store: &Store, contents: &[Blob]) -> Result<Vec<Blob>> {
-    let mut manifests = Vec::new();
-    for blob in contents
-        .iter()
-        .filter(|blob| blob.media_type == media::MANIFEST)
-    {
-        // Their own contents travel beside them, so the registry has those by now.
-        if store
-            .children(blob)
-            .is_ok_and(|children| children.contents.iter().all(|child| store.contains(child)))
-        {
-            manifests.push(blob.clone());
-        }
-    }
-    Ok(manifests)
 }
 
 impl Session<'_> {

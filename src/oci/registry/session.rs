@@ -52,14 +52,16 @@ impl<'a> Session<'a> {
         reference: &Reference,
         access: Access,
     ) -> Result<Self> {
-        let mut location = client.inner.mirrors.location(reference);
-        if location.host == "docker.io" {
-            location.host = "registry-1.docker.io".into();
-        }
+        let location = client.inner.mirrors.location(reference);
         let scheme = client.scheme(ctx, &location).await?;
+        // Docker Hub's registry answers under another name than its images have.
+        let host = match location.host.as_str() {
+            "docker.io" => "registry-1.docker.io",
+            host => host,
+        };
         Ok(Session {
             client,
-            base: format!("{scheme}://{}/v2/{}", location.host, location.repository),
+            base: format!("{scheme}://{host}/v2/{}", location.repository),
             scope: access.scope(&location.repository),
             name: reference.familiar(),
             location,
@@ -89,14 +91,7 @@ impl<'a> Session<'a> {
         loop {
             ctx.check_cancelled()?;
             let request = prepare(self.authorized(method.clone(), url)?)?;
-            let answer = tokio::select! {
-                answer = request.send() => answer,
-                () = ctx.cancel.cancelled() => {
-                    ctx.check_cancelled()?;
-                    continue;
-                }
-            };
-            let failure = match answer {
+            let failure = match http::unless_cancelled(ctx, request.send()).await? {
                 Err(cause) => http::no_answer(url, cause),
                 Ok(response)
                     if response.status().is_success() || accepted.contains(&response.status()) =>
@@ -330,19 +325,18 @@ impl Client {
         Ok(fetching.entry(blob.digest).or_default().clone())
     }
 
-    /// Plain HTTP when it was asked for, and, as docker does, for this machine;
-    /// for a host that is configured as insecure, when it does not speak TLS.
+    /// Plain HTTP when it was asked for; for a host that is configured as insecure,
+    /// when it does not speak TLS; and, as docker does, for this machine, unless
+    /// certificates are configured for it.
     async fn scheme(&self, ctx: &Context, location: &Location) -> Result<&'static str> {
         let transport = &self.inner.transport;
         let host = &location.host;
         if location.plain_http {
             return Ok("http");
         }
-        if http::is_loopback(host) && !transport.has_certificates(host) {
-            return Ok("http");
-        }
         if !transport.is_insecure(host) {
-            return Ok("https");
+            let is_plain = http::is_loopback(host) && !transport.has_certificates(host);
+            return Ok(if is_plain { "http" } else { "https" });
         }
         let mut schemes = self.inner.schemes.lock().await;
         if let Some(scheme) = schemes.get(host) {
@@ -351,13 +345,8 @@ impl Client {
         let url: Url = format!("https://{host}/v2/")
             .parse()
             .or_err(Kind::Input, || format!("`{host}` is not a host"))?;
-        let answer = tokio::select! {
-            answer = transport.client(&url)?.get(url.clone()).send() => answer,
-            () = ctx.cancel.cancelled() => {
-                ctx.check_cancelled()?;
-                return Ok("https");
-            }
-        };
+        let request = transport.client(&url)?.get(url.clone());
+        let answer = http::unless_cancelled(ctx, request.send()).await?;
         let scheme = match answer {
             Ok(_) => "https",
             Err(error) if error.is_connect() => "http",

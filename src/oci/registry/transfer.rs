@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures::TryStreamExt;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RANGE};
 use reqwest::{Method, StatusCode, Url};
 
@@ -39,6 +40,12 @@ impl Meter {
     /// More is to come than was known.
     pub(super) fn expect(&self, bytes: u64) {
         self.total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What moved was lost.
+    fn take_back(&self, bytes: u64) {
+        self.done.fetch_sub(bytes, Ordering::Relaxed);
+        self.told.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn moved(&self, bytes: u64) {
@@ -134,7 +141,7 @@ impl Session<'_> {
         ctx: &Context,
         store: &Store,
         blob: &Blob,
-        meter: &Meter,
+        meter: &Arc<Meter>,
     ) -> Result<()> {
         let _place = self
             .client()
@@ -153,11 +160,11 @@ impl Session<'_> {
             .send(ctx, Method::HEAD, &url, &what, &[StatusCode::NOT_FOUND], Ok)
             .await?
             .status();
-        if !there.is_success() {
-            self.upload_content(ctx, store, blob, &what).await?;
+        if there.is_success() {
+            meter.moved(blob.size);
+            return Ok(());
         }
-        meter.moved(blob.size);
-        Ok(())
+        self.upload_content(ctx, store, blob, &what, meter).await
     }
 
     /// The two requests of the specification's "POST then PUT". An upload that
@@ -168,6 +175,7 @@ impl Session<'_> {
         store: &Store,
         blob: &Blob,
         what: &str,
+        meter: &Arc<Meter>,
     ) -> Result<()> {
         let mut attempts = http::Attempts::new();
         loop {
@@ -188,7 +196,9 @@ impl Session<'_> {
                         format!("cannot {what}: the registry names no place for it"),
                     )
                 })?;
-            let failure = match self.put_content(store, blob, &url).await? {
+            let sent = Arc::new(AtomicU64::new(0));
+            let put = self.put_content(store, blob, &url, meter, &sent)?;
+            let failure = match http::unless_cancelled(ctx, put.send()).await? {
                 Ok(response) if response.status().is_success() => return Ok(()),
                 // The place for the upload is gone; a new one may work.
                 Ok(response) if response.status() == StatusCode::NOT_FOUND => {
@@ -203,24 +213,33 @@ impl Session<'_> {
                 Ok(response) => http::refusal(what, response).await,
                 Err(cause) => http::no_answer(&url, cause),
             };
+            // It will all be sent again.
+            meter.take_back(sent.load(Ordering::Relaxed));
             attempts.pause(ctx, failure).await?;
         }
     }
 
-    async fn put_content(
+    /// The request that carries the content; `sent` counts what was read for it.
+    fn put_content(
         &self,
         store: &Store,
         blob: &Blob,
         url: &Url,
-    ) -> Result<Result<reqwest::Response, reqwest::Error>> {
+        meter: &Arc<Meter>,
+        sent: &Arc<AtomicU64>,
+    ) -> Result<reqwest::RequestBuilder> {
         let file = tokio::fs::File::from_std(store.open_blob(blob)?);
-        let stream = tokio_util::io::ReaderStream::with_capacity(file, 256 << 10);
-        let request = self
+        let (meter, sent) = (meter.clone(), sent.clone());
+        let count = move |chunk: &bytes::Bytes| {
+            sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            meter.moved(chunk.len() as u64);
+        };
+        let content = tokio_util::io::ReaderStream::with_capacity(file, 256 << 10);
+        Ok(self
             .authorized(Method::PUT, url)?
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, blob.size)
-            .body(reqwest::Body::wrap_stream(stream));
-        Ok(request.send().await)
+            .body(reqwest::Body::wrap_stream(content.inspect_ok(count))))
     }
 }
 

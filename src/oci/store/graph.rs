@@ -41,11 +41,27 @@ impl Store {
         Ok(walk.reachable)
     }
 
-    /// The digests of all blobs that any name leads to.
+    /// The digests of all blobs that any name leads to. Fails when a document is
+    /// damaged or missing, because then nobody knows what it led to.
     pub(super) fn referenced(&self) -> Result<HashSet<Digest>> {
         let mut walk = Walk::new(self);
         for (_, descriptor) in self.read_index()?.entries() {
             walk.document(&document::blob(descriptor)?, 0)?;
+        }
+        if let Some(missing) = walk
+            .reachable
+            .missing
+            .iter()
+            .find(|blob| blob.is_document())
+        {
+            return Err(Error::new(
+                Kind::Integrity,
+                format!(
+                    "the {} {} is missing or damaged",
+                    missing.media_type, missing.digest
+                ),
+            )
+            .hint("`chasi fsck` names the images that need it; pull, load or remove them"));
         }
         Ok(walk.seen.into_keys().collect())
     }

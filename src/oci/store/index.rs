@@ -5,7 +5,7 @@ use std::io::Read;
 
 use oci_spec::image::{Descriptor, ImageIndex};
 
-use super::{OWN, Store};
+use super::{BLOBS, OWN, Store, prune};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
 use crate::oci::document::{self, MAX_DOCUMENT};
@@ -109,10 +109,23 @@ impl Store {
         Index::parse(&text, &what)
     }
 
+    /// Writes an index without names, if there is none. A store that has blobs has
+    /// lost its index, and with an empty one it would lose the blobs as well.
     pub(super) fn create_index(&self) -> Result<()> {
         let _lock = self.lock_index()?;
-        if self.root.join(INDEX_FILE).exists() {
+        let path = self.root.join(INDEX_FILE);
+        if path.exists() {
             return Ok(());
+        }
+        if !prune::list(&self.root.join(BLOBS))?.is_empty() {
+            return Err(Error::new(
+                Kind::Integrity,
+                format!(
+                    "the store has blobs, but its index `{}` is missing",
+                    path.display()
+                ),
+            )
+            .hint("move the store away and load or pull its images again"));
         }
         self.write_index(&serde_json::json!({
             "schemaVersion": 2,

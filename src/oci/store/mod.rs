@@ -149,10 +149,8 @@ impl Store {
         Ok(content)
     }
 
-    /// The document with this digest, if the store has it: its blob and its
-    /// content, compared with the digest. `None` also for content that is not an
-    /// index or a manifest.
-    pub(crate) fn find_document(&self, digest: &Digest) -> Result<Option<(Blob, Vec<u8>)>> {
+    /// The index or manifest with this digest, if the store has it undamaged.
+    pub(crate) fn find_document(&self, digest: &Digest) -> Result<Option<Blob>> {
         let size = match self.path_of(digest).symlink_metadata() {
             Ok(metadata) if metadata.is_file() && metadata.len() <= MAX_DOCUMENT => metadata.len(),
             _ => return Ok(None),
@@ -162,12 +160,12 @@ impl Store {
             digest: *digest,
             size,
         };
-        let content = self.read_verified(&blob, MAX_DOCUMENT)?;
-        let Some(media_type) = super::document::media_type_of(&content) else {
-            return Ok(None);
+        let content = match self.read_verified(&blob, MAX_DOCUMENT) {
+            Err(error) if error.kind() == Kind::Integrity => return Ok(None),
+            content => content?,
         };
-        blob.media_type = media_type;
-        Ok(Some((blob, content)))
+        blob.media_type = super::document::media_type_of(&content).unwrap_or_default();
+        Ok(Some(blob).filter(Blob::is_document))
     }
 
     /// The names and what they stand for, sorted by name.

@@ -403,6 +403,58 @@ fn documents_that_lie_are_refused() {
 }
 
 #[test]
+fn a_store_that_lost_its_index_is_not_emptied() {
+    let (_directory, store) = store();
+    put_image(&store.hold().unwrap(), "1");
+    fs::remove_file(store.root().join("index.json")).unwrap();
+    let error = Store::create(store.root()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Integrity);
+    assert!(error.message().contains("its index"), "{error}");
+}
+
+#[test]
+fn many_create_one_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("a/b/store");
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let root = &root;
+            scope.spawn(move || {
+                let hold = Store::create(root).unwrap().hold().unwrap();
+                let image = put_image(&hold, "1");
+                hold.tag(&name(&format!("t:{thread}")), &image).unwrap();
+            });
+        }
+    });
+    assert_eq!(Store::open(&root).unwrap().tags().unwrap().len(), 8);
+}
+
+#[test]
+fn a_document_that_is_lost_stops_prune() {
+    let (_directory, store) = store();
+    let hold = store.hold().unwrap();
+    let image = put_image(&hold, "1");
+    hold.tag(&name("a"), &image).unwrap();
+    drop(hold);
+    fs::remove_file(store.path_of(&image.digest)).unwrap();
+    let error = store.prune(&Context::silent(), false).unwrap_err();
+    assert_eq!(error.kind(), Kind::Integrity);
+    store.untag(&name("a")).unwrap();
+    assert_eq!(store.prune(&Context::silent(), false).unwrap().blobs, 2);
+}
+
+#[test]
+fn a_digest_in_a_name_is_checked_and_not_kept() {
+    let (_directory, store) = store();
+    let hold = store.hold().unwrap();
+    let image = put_image(&hold, "1");
+    let pinned: Reference = format!("a:1@{}", image.digest).parse().unwrap();
+    hold.tag(&pinned, &image).unwrap();
+    assert_eq!(store.tags().unwrap(), [(name("a:1"), image.clone())]);
+    assert_eq!(store.resolve(&pinned).unwrap(), image);
+}
+
+#[test]
 fn many_threads_write_and_name_at_once() {
     let (_directory, store) = store();
     std::thread::scope(|scope| {

@@ -172,7 +172,7 @@ impl Hold {
                 ),
             ));
         }
-        self.set_tag(reference, blob)
+        self.set_tag(&reference.without_digest(), blob)
     }
 }
 
@@ -201,37 +201,43 @@ impl BlobWriter {
 
     /// Ends a blob whose digest and size are known only now, and makes it durable.
     pub fn commit(self, media_type: &str) -> Result<Blob> {
-        let written = self.finish()?;
+        let store = self.store.clone();
+        let (file, written) = self.finish()?;
         let blob = Blob {
             media_type: media_type.to_owned(),
             digest: written.digest,
             size: written.size,
         };
-        written.sync_and_rename()?;
+        keep(&store, file, written)?;
         Ok(blob)
     }
 
     /// Ends a blob and makes it durable, if its digest and its size are those of
     /// `expected`. Fails with [`Kind::Integrity`] otherwise.
     pub fn commit_as(self, expected: &Blob) -> Result<()> {
-        self.finish_as(expected)?.sync_and_rename()
+        let store = self.store.clone();
+        let (file, written) = self.finish_as(expected)?;
+        keep(&store, file, written)
     }
 
     /// As [`BlobWriter::commit_as`], but the blob appears in the store when the
     /// batch ends.
     pub fn commit_in(self, batch: &mut Batch, expected: &Blob) -> Result<()> {
-        batch.written.push(self.finish_as(expected)?);
+        // Only the path is kept: a batch may have more blobs than files can be open.
+        let (_, written) = self.finish_as(expected)?;
+        batch.written.push(written);
         Ok(())
     }
 
-    fn finish_as(self, expected: &Blob) -> Result<Written> {
-        let written = self.finish()?;
+    fn finish_as(self, expected: &Blob) -> Result<(File, Written)> {
+        let what = format!("{} {}", expected.media_type, expected.digest);
+        let (file, written) = self.finish()?;
         if written.size != expected.size {
             return Err(Error::new(
                 Kind::Integrity,
                 format!(
-                    "the {} {} has {} bytes, expected {}",
-                    expected.media_type, expected.digest, written.size, expected.size
+                    "the {what} has {} bytes, expected {}",
+                    written.size, expected.size
                 ),
             ));
         }
@@ -239,53 +245,44 @@ impl BlobWriter {
             return Err(Error::new(
                 Kind::Integrity,
                 format!(
-                    "the content of the {} {} has the digest {}",
-                    expected.media_type, expected.digest, written.digest
+                    "the content of the {what} has the digest {}",
+                    written.digest
                 ),
             ));
         }
-        Ok(written)
+        Ok((file, written))
     }
 
-    fn finish(self) -> Result<Written> {
+    fn finish(self) -> Result<(File, Written)> {
         let (mut temporary, digest, size) = self.content.finish();
         temporary.flush().or_err(Kind::System, || {
             format!("cannot write to the store `{}`", self.store.root.display())
         })?;
         let (file, path) = temporary.into_parts();
-        Ok(Written {
-            store: self.store,
-            file,
-            path,
-            digest,
-            size,
-        })
+        Ok((file, Written { path, digest, size }))
     }
+}
+
+fn keep(store: &Store, file: File, written: Written) -> Result<()> {
+    file.sync_all().or_err(Kind::System, || {
+        format!("cannot write the blob {}", written.digest)
+    })?;
+    written.rename(store)?;
+    store.sync_blobs()
 }
 
 /// A whole blob that does not have its name yet.
 #[derive(Debug)]
 struct Written {
-    store: Store,
-    file: File,
     path: TempPath,
     digest: Digest,
     size: u64,
 }
 
 impl Written {
-    fn sync_and_rename(self) -> Result<()> {
-        self.file.sync_all().or_err(Kind::System, || {
-            format!("cannot write the blob {}", self.digest)
-        })?;
-        let store = self.store.clone();
-        self.rename()?;
-        store.sync_blobs()
-    }
-
     /// Also when the name exists: if that file has been damaged, it is repaired.
-    fn rename(self) -> Result<()> {
-        let path = self.store.path_of(&self.digest);
+    fn rename(self, store: &Store) -> Result<()> {
+        let path = store.path_of(&self.digest);
         self.path.persist(&path).or_err(Kind::System, || {
             format!("cannot write the blob `{}`", path.display())
         })
@@ -312,15 +309,19 @@ pub struct Batch {
 impl Batch {
     /// Syncs, and gives every blob its name.
     pub fn finish(self) -> Result<()> {
-        let Some(first) = self.written.first() else {
+        if self.written.is_empty() {
             return Ok(());
+        }
+        let incoming = self.store.root.join(INCOMING);
+        let sync = || -> io::Result<()> {
+            // Incoming and blobs are on one file system, because renaming must work.
+            Ok(rustix::fs::syncfs(File::open(&incoming)?)?)
         };
-        // All are on one file system, because renaming must work.
-        rustix::fs::syncfs(&first.file).or_err(Kind::System, || {
-            format!("cannot sync the store `{}`", self.store.root.display())
+        sync().or_err(Kind::System, || {
+            format!("cannot sync `{}`", incoming.display())
         })?;
         for written in self.written {
-            written.rename()?;
+            written.rename(&self.store)?;
         }
         self.store.sync_blobs()
     }
