@@ -7,7 +7,7 @@
 //!   hierarchy, made here. systemd, where it is process 1, does not mind: it has no
 //!   unit there.
 //! - cgroup v2 with systemd: groups at the top belong to systemd, so it is asked
-//!   for a delegated scope, `machine.slice/chasi-lab-N-HOST.scope`.
+//!   for a delegated scope, `system.slice/chasi-lab-N-HOST.scope`.
 //! - cgroup v2 without systemd: `/chasi-lab-N/HOST`, controllers switched on.
 //!
 //! The machine's own mounts and groups are never changed, but for the controllers
@@ -24,6 +24,7 @@ use rustix::process::Signal;
 
 use super::process::Process;
 use super::state::Number;
+use crate::command::Command;
 use crate::error::{Error, Kind, Result, ResultExt};
 
 /// How long killed processes may take to leave their groups.
@@ -31,6 +32,10 @@ const LEAVE: Duration = Duration::from_secs(20);
 
 /// How long a supervisor whose host has ended may take to clean up.
 const CLEAN_UP: Duration = Duration::from_secs(3);
+
+/// Where systemd puts scopes, in the hierarchy. It is always there, so nothing is
+/// left when the last scope goes.
+const SLICE: &str = "system.slice";
 
 /// A mounted hierarchy.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -86,22 +91,16 @@ impl Groups {
     pub fn prepare(&self, number: Number, host: &str) -> Result<Vec<OsString>> {
         if self.kind == Kinds::Scopes {
             let unit = format!("--unit={}", scope(number, host));
-            return Ok([
-                "systemd-run",
-                "--scope",
-                "--quiet",
-                "--collect",
-                "--slice=machine.slice",
-            ]
-            .into_iter()
-            .chain([
-                &*unit,
-                "--property=Delegate=yes",
-                "--property=TasksMax=infinity",
-                "--",
-            ])
-            .map(OsString::from)
-            .collect());
+            return Ok(["systemd-run", "--scope", "--quiet", "--collect"]
+                .into_iter()
+                .chain([
+                    &*unit,
+                    "--property=Delegate=yes",
+                    "--property=TasksMax=infinity",
+                    "--",
+                ])
+                .map(OsString::from)
+                .collect());
         }
         let mut groups = Vec::new();
         for hierarchy in &self.hierarchies {
@@ -141,80 +140,93 @@ impl Groups {
     /// Kills every process in a host's groups and removes the groups. Fine if
     /// there are none.
     pub fn remove_host(&self, number: Number, host: &str) -> Result<()> {
-        let groups: Vec<_> = self
-            .hierarchies
-            .iter()
-            .map(|hierarchy| match self.kind {
-                Kinds::Scopes => hierarchy
-                    .mount
-                    .join("machine.slice")
-                    .join(scope(number, host)),
-                _ => hierarchy.mount.join(number.label()).join(host),
-            })
-            .collect();
-        self.clear(&groups)
+        match self.kind {
+            Kinds::Scopes => self.stop_scopes(number, Some(host)),
+            _ => kill_all(
+                &self.own(&Path::new(&number.label()).join(host)),
+                remove_tree,
+            ),
+        }
     }
 
     /// As [`Groups::remove_host`] for all of the lab's groups.
     pub fn remove_lab(&self, number: Number) -> Result<()> {
-        if self.kind != Kinds::Scopes {
-            let groups: Vec<_> = self
-                .hierarchies
-                .iter()
-                .map(|h| h.mount.join(number.label()))
-                .collect();
-            return self.clear(&groups);
+        match self.kind {
+            Kinds::Scopes => self.stop_scopes(number, None),
+            _ => kill_all(&self.own(Path::new(&number.label())), remove_tree),
         }
-        let prefix = format!("{}-", number.label());
-        for hierarchy in &self.hierarchies {
-            let Ok(scopes) = fs::read_dir(hierarchy.mount.join("machine.slice")) else {
-                continue;
-            };
-            let scopes: Vec<_> = scopes
-                .flatten()
-                .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
-                .map(|entry| entry.path())
-                .collect();
-            self.clear(&scopes)?;
-        }
-        Ok(())
     }
 
-    fn clear(&self, groups: &[PathBuf]) -> Result<()> {
-        let begin = Instant::now();
-        let mut hosts_ended = false;
-        loop {
-            // A frozen process of v1 dies only once it is thawed.
-            groups.iter().for_each(|group| thaw(group));
-            let left: Vec<_> = groups
-                .iter()
-                .flat_map(|group| processes(group))
-                .collect::<BTreeSet<_>>()
-                .into_iter()
-                .filter_map(Process::with_id)
-                .collect();
-            let (inits, others): (Vec<Process>, Vec<Process>) = left
-                .iter()
-                .partition(|process| process.is_init_of_namespace());
-            // The end of a host's process 1 is the end of the host, and its
-            // supervisor then cleans up and ends by itself, if it is let.
-            hosts_ended |= !inits.is_empty();
-            let patient = hosts_ended && begin.elapsed() < CLEAN_UP;
-            for process in inits.iter().chain(others.iter().filter(|_| !patient)) {
-                // It may be gone by now; those that are not come again in the next round.
-                let _ = process.signal(Signal::KILL);
+    /// A group of our own in every hierarchy.
+    fn own(&self, path: &Path) -> Vec<PathBuf> {
+        self.hierarchies
+            .iter()
+            .map(|hierarchy| hierarchy.mount.join(path))
+            .collect()
+    }
+
+    /// Kills what is in the scopes and lets systemd remove them: removed behind its
+    /// back, it would keep their names.
+    fn stop_scopes(&self, number: Number, host: Option<&str>) -> Result<()> {
+        let prefix = format!("{}-", number.label());
+        let wanted = |name: &str| match host {
+            Some(host) => name == scope(number, host),
+            None => name.starts_with(&prefix),
+        };
+        let groups: Vec<_> = self
+            .own(Path::new(SLICE))
+            .iter()
+            .flat_map(|slice| fs::read_dir(slice).into_iter().flatten().flatten())
+            .filter(|entry| wanted(&entry.file_name().to_string_lossy()))
+            .map(|entry| entry.path())
+            .collect();
+        kill_all(&groups, |group| match processes(group).is_empty() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::ResourceBusy.into()),
+        })?;
+        // It fails when systemd has forgotten them by itself.
+        let pattern = scope(number, host.unwrap_or("*"));
+        Command::new("systemctl")
+            .args(["stop", "--quiet", "--", &pattern])
+            .output()?;
+        Ok(())
+    }
+}
+
+/// Kills all processes in groups until `done` is content with each group.
+fn kill_all(groups: &[PathBuf], done: impl Fn(&Path) -> io::Result<()>) -> Result<()> {
+    let begin = Instant::now();
+    let mut hosts_ended = false;
+    loop {
+        // A frozen process of v1 dies only once it is thawed.
+        groups.iter().for_each(|group| thaw(group));
+        let left: Vec<_> = groups
+            .iter()
+            .flat_map(|group| processes(group))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .filter_map(Process::with_id)
+            .collect();
+        let (inits, others): (Vec<Process>, Vec<Process>) = left
+            .iter()
+            .partition(|process| process.is_init_of_namespace());
+        // The end of a host's process 1 is the end of the host, and its supervisor
+        // then cleans up and ends by itself, if it is let.
+        hosts_ended |= !inits.is_empty();
+        let patient = hosts_ended && begin.elapsed() < CLEAN_UP;
+        for process in inits.iter().chain(others.iter().filter(|_| !patient)) {
+            // It may be gone by now; those that are not come again in the next round.
+            let _ = process.signal(Signal::KILL);
+        }
+        match groups.iter().try_for_each(|group| done(group)) {
+            Ok(()) => return Ok(()),
+            Err(error) if begin.elapsed() > LEAVE => {
+                let pids: Vec<_> = left.iter().map(|process| process.pid.to_string()).collect();
+                return Err(error).or_err(Kind::System, || {
+                    format!("processes do not end: {}", pids.join(", "))
+                });
             }
-            let removed = groups.iter().try_for_each(|group| remove_tree(group));
-            match removed {
-                Ok(()) => return Ok(()),
-                Err(error) if begin.elapsed() > LEAVE => {
-                    let pids: Vec<_> = left.iter().map(|process| process.pid.to_string()).collect();
-                    return Err(error).or_err(Kind::System, || {
-                        format!("processes do not end: {}", pids.join(", "))
-                    });
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(20)),
-            }
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
     }
 }

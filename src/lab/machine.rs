@@ -213,6 +213,10 @@ impl Machine {
                 file::remove(&entry.path())?;
             }
         }
+        // What systemd-nspawn makes once and never removes.
+        for empty in ["nspawn/propagate", "nspawn/locks", "nspawn"] {
+            let _ = fs::remove_dir(Path::new("/run/systemd").join(empty));
+        }
         file::remove(&self.run.join("lock"))?;
         // The parent may be shared with others; only what is empty goes.
         if fs::remove_dir(&self.run).is_ok() {

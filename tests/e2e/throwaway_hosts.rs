@@ -98,7 +98,7 @@ fn a_crashed_host_keeps_its_disk_and_a_reset_one_does_not() {
     let key = lab.host("node-1")["hostKey"].clone();
     lab.sh(
         "node-1",
-        "echo here >/root/mark; systemctl mask --now ssh; sleep 600 & kill -STOP $!",
+        "echo here >/root/mark; systemctl mask --now ssh; setsid sh -c 'kill -STOP $$' >/dev/null 2>&1 </dev/null &",
     );
     lab.run("kill", &["node-1"]);
     assert_eq!(lab.host("node-1")["power"], "off");
@@ -249,7 +249,13 @@ fn down_leaves_the_machine_as_it_was() {
         "mkdir -p /run/a && mount -t tmpfs none /run/a && ip link add x type bridge",
     );
     a.sh("node-2", "setsid sleep 600 >/dev/null 2>&1 </dev/null &");
-    a.sh("node-2", "d=/sys/fs/cgroup/freezer/x; mkdir $d && sleep 600 & echo $! >$d/cgroup.procs; echo FROZEN >$d/freezer.state; true");
+    // A frozen process, as of a paused container. It must have become `sleep`, or what
+    // is frozen still holds the pipe that this test reads.
+    let freeze = "d=/sys/fs/cgroup/freezer/x; mkdir $d || exit 0; \
+        sleep 600 >/dev/null 2>&1 </dev/null & \
+        until grep -q sleep /proc/$!/comm; do :; done; \
+        echo $! >$d/cgroup.procs; echo FROZEN >$d/freezer.state";
+    a.sh("node-2", freeze);
     a.run("net", &["node-1", "lose", "10"]);
     a.run("net", &["node-2", "cut"]);
     a.run("kill", &["node-1"]);
