@@ -57,8 +57,7 @@ impl Lock {
     pub fn read(path: &Path) -> Result<Option<Self>> {
         use std::io::Read;
         let damaged = || format!("`{}` is not a lock file", path.display());
-        let remedy =
-            "restore it from version control, or build without `--locked` to write it anew";
+        let remedy = "restore it from version control; or remove it, and a build without `--locked` writes a new one";
         let mut text = String::new();
         match std::fs::File::open(path) {
             Ok(file) => file.take(LIMIT).read_to_string(&mut text),

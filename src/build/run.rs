@@ -34,63 +34,18 @@ const AT_ONCE: usize = 4;
 /// Builds an image and gives it its name.
 pub async fn build(events: &event::Context, request: &Request, tools: &Tools) -> Result<Summary> {
     let begin = Instant::now();
-    let kubefile = read_kubefile(&request.kubefile)?;
-    let old = Lock::read(&request.lock_file)?;
-    if request.locked && old.is_none() {
-        return Err(Error::new(
-            Kind::Check,
-            format!("there is no lock file `{}`", request.lock_file.display()),
-        )
-        .hint("build without `--locked` once to write it"));
-    }
-    let build = Build {
-        events,
-        request,
-        tools,
-        downloads: Downloads::new(tools),
-        kubefile: Arc::new(kubefile),
-        hold: tools.store.hold()?,
-        locked: old.clone().filter(|_| request.locked),
+    let build = Build::begin(events, request, tools).await?;
+    let mut work = Work {
+        lock: build.old.clone().unwrap_or_default(),
+        images: Images::default(),
+        builder: Builder::new(),
+        rootfs: Vec::new(),
     };
-    let mut lock = old.unwrap_or_default();
-    let mut images = Images::default();
-    let mut builder = Builder::new();
-    let mut rootfs = Vec::new();
     let platforms: BTreeSet<&Platform> = request.platforms.iter().collect();
     for platform in platforms {
-        let (resolved, assembled, labels) = build.platform(platform, &mut images).await?;
-        lock.set(platform, resolved);
-        builder.rootfs(platform.clone(), labels, assembled.env, assembled.layers);
-        rootfs.push(Rootfs {
-            platform: platform.clone(),
-            layers: assembled.told,
-        });
+        build.platform(platform, &mut work).await?;
     }
-    events.check_cancelled()?;
-    let told = images.finish(&mut builder)?;
-    let (hold, reference) = (build.hold.clone(), request.reference.clone());
-    let image = blocking(events, move |_| {
-        let image = builder.write(&hold)?;
-        hold.tag(&reference, &image.index)?;
-        Ok(image)
-    })
-    .await?;
-    if !request.locked {
-        lock.write(&request.lock_file).map_err(|error| {
-            error.hint("the image is there all the same; name another place with `--lock-file`")
-        })?;
-    }
-    tools.cache.sweep();
-    Ok(Summary {
-        reference: request.reference.clone(),
-        digest: image.digest,
-        size: image.size(),
-        rootfs,
-        images: told.images,
-        unseen: told.unseen,
-        lock_file: request.lock_file.clone(),
-        seconds: begin.elapsed().as_secs_f64(),
-    })
+    build.finish(work, begin).await
 }
 
 /// Reads a Kubefile.
@@ -120,8 +75,16 @@ struct Build<'a> {
     downloads: Downloads,
     kubefile: Arc<Kubefile>,
     hold: Hold,
-    /// What must be resolved, when it must be something.
-    locked: Option<Lock>,
+    /// What earlier builds resolved.
+    old: Option<Lock>,
+}
+
+/// What is there of the image.
+struct Work {
+    lock: Lock,
+    images: Images,
+    builder: Builder,
+    rootfs: Vec<Rootfs>,
 }
 
 /// What a layer of the Kubefile became.
@@ -130,34 +93,116 @@ struct Written {
     pieces: Vec<Done>,
 }
 
-impl Build<'_> {
+impl<'a> Build<'a> {
+    /// Reads Kubefile and lock file, and keeps the store from being pruned.
+    async fn begin(
+        events: &'a event::Context,
+        request: &'a Request,
+        tools: &'a Tools,
+    ) -> Result<Self> {
+        let (paths, store) = (request.clone(), tools.store.clone());
+        let (kubefile, old, hold) = blocking(events, move |_| {
+            let kubefile = read_kubefile(&paths.kubefile)?;
+            let old = Lock::read(&paths.lock_file)?;
+            Ok((kubefile, old, store.hold()?))
+        })
+        .await?;
+        if request.locked && old.is_none() {
+            return Err(Error::new(
+                Kind::Check,
+                format!("there is no lock file `{}`", request.lock_file.display()),
+            )
+            .hint("build without `--locked` once to write it"));
+        }
+        Ok(Build {
+            events,
+            request,
+            tools,
+            downloads: Downloads::new(tools),
+            kubefile: Arc::new(kubefile),
+            hold,
+            old,
+        })
+    }
+
     /// Builds what goes onto hosts of one platform.
-    async fn platform(
-        &self,
-        platform: &Platform,
-        images: &mut Images,
-    ) -> Result<(Resolved, Assembled, BTreeMap<String, String>)> {
+    async fn platform(&self, platform: &Platform, work: &mut Work) -> Result<()> {
         let (request, kubefile) = (self.request.clone(), self.kubefile.clone());
         let for_platform = platform.clone();
         let plan = blocking(self.events, move |_| {
             Plan::make(&request, &kubefile, &for_platform)
         })
         .await?;
-        let locked = self.locked.as_ref().map(|lock| lock.get(platform));
+        let locked = self.old.as_ref().filter(|_| self.request.locked);
+        let locked = locked.map(|lock| lock.get(platform));
         let mut resolved = Resolved::default();
         let clusters = self.clusters(&plan, locked.as_ref(), &mut resolved).await?;
         let downloads = self.download(&plan, locked.as_ref(), &mut resolved).await?;
         let plan = Arc::new(plan);
         let (trees, report) = self.assemble(&plan, downloads).await?;
         let wanted = [plan.images.clone(), images::named_in(&report)?].concat();
-        images.unseen(report.unseen);
+        work.images.unseen(report.unseen);
         let (written, ()) = tokio::try_join!(
             self.write(&plan, trees),
-            self.pull(wanted, platform, locked.as_ref(), &mut resolved, images),
+            self.pull(
+                wanted,
+                platform,
+                locked.as_ref(),
+                &mut resolved,
+                &mut work.images
+            ),
         )?;
-        let assembled = self.put_together(&plan, platform, &clusters, written, images)?;
+        let assembled = self.put_together(&plan, platform, &clusters, written, &mut work.images)?;
         let labels = assembled.labels(&plan.recipe.labels)?;
-        Ok((resolved, assembled, labels))
+        work.lock.set(platform, resolved);
+        work.builder
+            .rootfs(platform.clone(), labels, assembled.env, assembled.layers);
+        work.rootfs.push(Rootfs {
+            platform: platform.clone(),
+            layers: assembled.told,
+        });
+        Ok(())
+    }
+
+    /// Writes the image's documents and the lock file, and gives the image its name.
+    async fn finish(&self, work: Work, begin: Instant) -> Result<Summary> {
+        let Work {
+            lock,
+            images,
+            mut builder,
+            rootfs,
+        } = work;
+        let told = images.finish(&mut builder)?;
+        let (hold, request, cache) = (
+            self.hold.clone(),
+            self.request.clone(),
+            self.tools.cache.clone(),
+        );
+        let image = blocking(self.events, move |events| {
+            events.check_cancelled()?;
+            let image = builder.write(&hold)?;
+            hold.tag(&request.reference, &image.index)?;
+            if !request.locked {
+                lock.write(&request.lock_file).map_err(|error| {
+                    error.hint(
+                        "the image is there all the same; name another place with `--lock-file`",
+                    )
+                })?;
+            }
+            cache.sweep();
+            Ok(image)
+        })
+        .await?;
+        Ok(Summary {
+            reference: self.request.reference.clone(),
+            digest: image.digest,
+            size: image.size(),
+            rootfs,
+            images: told.images,
+            unseen: told.unseen,
+            lock_file: self.request.lock_file.clone(),
+            seconds: begin.elapsed().as_secs_f64(),
+        })
     }
 
     /// Finds base and included images, in the store or in their registries.

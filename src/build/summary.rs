@@ -41,7 +41,6 @@ pub struct Rootfs {
 
 /// A layer. A layer of the Kubefile is several of these when it is large.
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Layer {
     /// What it is for.
     pub kind: LayerKind,
@@ -72,7 +71,6 @@ pub enum Origin {
 
 /// A container image.
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Image {
     /// The name that pods use.
     pub reference: Reference,

@@ -1,9 +1,10 @@
 //! What `ADD` downloads, from servers that are well and from servers that are not.
 
 use chasi::digest::Digest;
+use chasi::event::Context;
 
 use crate::server::{Page, Server};
-use crate::site::Site;
+use crate::site::{Outcome, Site};
 
 fn add(url: &str) -> String {
     format!("FROM scratch\nLAYER app\nADD {url} usr/bin/\n")
@@ -171,6 +172,42 @@ fn credentials_come_from_netrc_and_are_not_shown() {
     let outcome = site.build(&[]);
     outcome.fails(9, &["401"]);
     assert!(!outcome.stderr.contains("wrong"));
+}
+
+#[test]
+fn a_private_authority_is_named_as_for_curl() {
+    let (site, (server, authority)) = (Site::new(), Server::start_tls());
+    let url = server.put("tool", Page::Content(b"tool".to_vec()));
+    site.kubefile(&add(&url));
+    let pem = site.path("authority.pem");
+    std::fs::write(&pem, authority).unwrap();
+    let mut command = site.command(crate::site::chasi());
+    command
+        .args(["build", "-t", "site/image:1", "--format", "json"])
+        .arg(site.context());
+    Outcome::of(&mut command).fails(9, &[&url, "hint: "]);
+    for name in ["SSL_CERT_FILE", "CURL_CA_BUNDLE"] {
+        std::fs::remove_dir_all(site.path("cache")).unwrap();
+        command.env_remove("SSL_CERT_FILE").env(name, &pem);
+        Outcome::of(&mut command).json();
+    }
+}
+
+#[test]
+fn an_interrupted_download_ends_soon_and_goes_on_later() {
+    let (site, server) = (Site::new(), Server::start());
+    let content = b"a content of some length".to_vec();
+    let url = server.put("tool", Page::Hanging(9, content.clone()));
+    site.kubefile(&add(&format!("--checksum={} {url}", Digest::of(&content))));
+    let build = site.spawn("site/image:1");
+    server.wait_for_request();
+    let pid = rustix::process::Pid::from_child(&build);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = build.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    server.put("tool", Page::Content(content));
+    site.built(&[]);
+    assert!(site.store().fsck(&Context::silent()).unwrap().is_empty());
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn named(summary: &Value) -> Vec<(String, Vec<String>)> {
     let images = summary["images"].as_array().unwrap().iter();
     images
         .map(|image| {
-            let by = image["namedBy"].as_array().unwrap().iter();
+            let by = image["named_by"].as_array().unwrap().iter();
             (
                 image["reference"].as_str().unwrap().to_owned(),
                 by.map(|by| by.as_str().unwrap().to_owned()).collect(),
@@ -220,7 +220,7 @@ fn cluster_images_are_begun_with_and_included() {
         site.tree("site/all:1")[1],
         ("etc/all".into(), "f 644 0:0 y".into())
     );
-    let built = &summary["images"][0]["namedBy"];
+    let built = &summary["images"][0]["named_by"];
     assert_eq!(built[0], "included from site/base:1");
     let arm = site
         .kubefile("FROM site/base:1\n")

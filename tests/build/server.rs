@@ -22,6 +22,8 @@ pub enum Page {
     Flaky(u16, usize, Vec<u8>),
     /// The connection breaks after so many bytes of each answer.
     Breaking(usize, Vec<u8>),
+    /// So many bytes, then silence.
+    Hanging(usize, Vec<u8>),
     /// Content for who sends this `Authorization`.
     Private(String, Vec<u8>),
 }
@@ -34,6 +36,7 @@ struct Shared {
 
 /// A server on loopback; it ends when this is dropped.
 pub struct Server {
+    scheme: &'static str,
     address: std::net::SocketAddr,
     shared: Arc<Shared>,
     runtime: Option<tokio::runtime::Runtime>,
@@ -50,14 +53,59 @@ impl Server {
         let address = listener.local_addr().unwrap();
         runtime.spawn(async move { axum::serve(listener, app).await });
         Server {
+            scheme: "http",
             address,
             shared,
             runtime: Some(runtime),
         }
     }
 
+    /// A server that speaks TLS, and the certificate of its authority in PEM.
+    pub fn start_tls() -> (Self, String) {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![cert.der().clone()],
+                rustls::pki_types::PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let shared = Arc::new(Shared::default());
+        let app = Router::new().fallback(answer).with_state(shared.clone());
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .unwrap();
+        let address = listener.local_addr().unwrap();
+        let listener = Tls {
+            listener,
+            acceptor: tokio_rustls::TlsAcceptor::from(Arc::new(config)),
+        };
+        runtime.spawn(async move { axum::serve(listener, app).await });
+        let server = Server {
+            scheme: "https",
+            address,
+            shared,
+            runtime: Some(runtime),
+        };
+        (server, cert.pem())
+    }
+
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}/{path}", self.address)
+        format!("{}://{}/{path}", self.scheme, self.address)
+    }
+
+    /// Waits until something was asked for.
+    pub fn wait_for_request(&self) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while self.shared.requests.lock().unwrap().is_empty() {
+            assert!(std::time::Instant::now() < deadline, "nobody asks");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
     }
 
     pub fn put(&self, path: &str, page: Page) -> String {
@@ -80,6 +128,30 @@ impl Drop for Server {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+struct Tls {
+    listener: tokio::net::TcpListener,
+    acceptor: tokio_rustls::TlsAcceptor,
+}
+
+impl axum::serve::Listener for Tls {
+    type Io = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
+    type Addr = std::net::SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, address) = self.listener.accept().await.unwrap();
+            // Who does not trust the certificate goes away.
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.listener.local_addr()
     }
 }
 
@@ -114,6 +186,15 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap)
         }
         Page::Flaky(_, _, content) => ranged(content, &headers, None),
         Page::Breaking(after, content) => ranged(content, &headers, Some(*after)),
+        Page::Hanging(after, content) => {
+            let first = Bytes::copy_from_slice(&content[..*after]);
+            let first = futures::stream::iter([Ok::<_, std::io::Error>(first)]);
+            let silence = futures::stream::pending();
+            Response::builder()
+                .header(header::CONTENT_LENGTH, content.len())
+                .body(Body::from_stream(futures::StreamExt::chain(first, silence)))
+                .unwrap()
+        }
         Page::Private(who, content) if text(header::AUTHORIZATION) == who => {
             Response::new(Body::from(content.clone()))
         }

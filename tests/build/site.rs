@@ -81,6 +81,23 @@ impl Site {
         Outcome::of(&mut command)
     }
 
+    /// Begins a build and does not wait for it.
+    pub fn spawn(&self, name: &str) -> std::process::Child {
+        use std::process::Stdio;
+        std::process::Command::new(chasi())
+            .env_clear()
+            .env("HOME", self.path("home"))
+            .env("CHASI_STORE", self.path("store"))
+            .env("CHASI_CACHE", self.path("cache"))
+            .args(["build", "-t", name])
+            .arg(self.context())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
     /// Builds, and expects that it works.
     pub fn built(&self, arguments: &[&str]) -> Value {
         self.build(arguments).json()

@@ -1,12 +1,11 @@
 //! What is left in the store by builds that run at once and by builds that are
 //! killed.
 
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use chasi::event::Context;
 
-use crate::site::{Site, chasi};
+use crate::site::{Outcome, Site, chasi};
 
 fn fill(site: &Site) {
     site.kubefile("FROM scratch\nLAYER os\nCOPY a opt/\nLAYER app\nCOPY b opt/\n");
@@ -16,20 +15,6 @@ fn fill(site: &Site) {
             .collect();
         site.file(name, [name.as_bytes(), &content].concat());
     }
-}
-
-fn spawn(site: &Site, name: &str) -> std::process::Child {
-    Command::new(chasi())
-        .env_clear()
-        .env("HOME", site.path("home"))
-        .env("CHASI_STORE", site.path("store"))
-        .env("CHASI_CACHE", site.path("cache"))
-        .args(["build", "-t", name])
-        .arg(site.context())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
 }
 
 fn check(site: &Site) {
@@ -42,7 +27,7 @@ fn builds_that_run_at_once_do_not_disturb_each_other() {
     let site = Site::new();
     fill(&site);
     let names: Vec<String> = (0..4).map(|index| format!("site/image:{index}")).collect();
-    let builds: Vec<_> = names.iter().map(|name| spawn(&site, name)).collect();
+    let builds: Vec<_> = names.iter().map(|name| site.spawn(name)).collect();
     for mut build in builds {
         assert!(build.wait().unwrap().success());
     }
@@ -58,7 +43,7 @@ fn a_killed_build_leaves_a_sound_store_and_the_next_one_works() {
     let expected = site.built(&[])["digest"].clone();
     std::fs::remove_dir_all(site.path("store")).unwrap();
     for delay in [5, 20, 50, 90, 140, 200, 300] {
-        let mut build = spawn(&site, "site/image:1");
+        let mut build = site.spawn("site/image:1");
         // Where it is killed does not matter, only that it differs.
         std::thread::sleep(Duration::from_millis(delay));
         build.kill().unwrap();
@@ -70,4 +55,22 @@ fn a_killed_build_leaves_a_sound_store_and_the_next_one_works() {
     }
     assert_eq!(site.built(&[])["digest"], expected);
     check(&site);
+}
+
+#[test]
+fn a_disk_that_is_full_is_said_and_leaves_nothing_behind() {
+    let site = Site::new();
+    fill(&site);
+    // No file may grow beyond a megabyte: writing fails as on a full disk.
+    let mut command = site.command("sh");
+    command
+        .args(["-c", r#"trap "" XFSZ; ulimit -f 1024; exec "$@""#, "sh"])
+        .arg(chasi())
+        .args(["build", "-t", "site/image:1"])
+        .arg(site.context());
+    Outcome::of(&mut command).fails(10, &["cannot write `opt/"]);
+    check(&site);
+    let left = std::fs::read_dir(site.path("store/.chasi/incoming")).unwrap();
+    assert_eq!(left.count(), 0);
+    site.built(&[]);
 }

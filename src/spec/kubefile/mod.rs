@@ -28,6 +28,7 @@
 mod answers;
 mod evaluate;
 mod instructions;
+mod values;
 mod words;
 
 use std::fmt;
