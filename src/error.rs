@@ -39,6 +39,63 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All kinds, in the order of their exit codes.
+    pub const ALL: [Kind; 11] = [
+        Kind::Failed,
+        Kind::Usage,
+        Kind::Input,
+        Kind::Check,
+        Kind::Partial,
+        Kind::Locked,
+        Kind::Integrity,
+        Kind::NotFound,
+        Kind::Unreachable,
+        Kind::System,
+        Kind::Interrupted,
+    ];
+
+    /// Its name in JSON and in `docs/exit-codes.md`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Failed => "failed",
+            Kind::Usage => "usage",
+            Kind::Input => "input",
+            Kind::Check => "check",
+            Kind::Partial => "partial",
+            Kind::Locked => "locked",
+            Kind::Integrity => "integrity",
+            Kind::NotFound => "not-found",
+            Kind::Unreachable => "unreachable",
+            Kind::System => "system",
+            Kind::Interrupted => "interrupted",
+        }
+    }
+
+    /// What it means and what to do, for `docs/exit-codes.md`.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Kind::Failed => "Something failed that no other kind describes. The message says what.",
+            Kind::Usage => "The command line makes no sense. Nothing was done.",
+            Kind::Input => {
+                "A file that you wrote is wrong. The message points into it; nothing was done."
+            }
+            Kind::Check => "A check of the hosts failed. Nothing was changed.",
+            Kind::Partial => {
+                "Some hosts are done and some are not. Running the same command again does the rest."
+            }
+            Kind::Locked => "Another run holds the lock. Wait for it, or look what it does.",
+            Kind::Integrity => {
+                "Content does not match its digest, or is not what it claims to be. It was not used."
+            }
+            Kind::NotFound => "What was asked for does not exist.",
+            Kind::Unreachable => "A host or a registry cannot be reached, or does not let us in.",
+            Kind::System => "The local system failed: disk full, permission denied and the like.",
+            Kind::Interrupted => {
+                "Stopped by Ctrl-C or SIGTERM at a consistent point. Running the same command again goes on."
+            }
+        }
+    }
+
     /// The exit code of a process that ends with this kind of error. Part of the
     /// documented interface: `docs/exit-codes.md`.
     pub fn exit_code(self) -> u8 {
@@ -237,6 +294,15 @@ mod tests {
             label: String::new(),
         };
         assert_eq!(snippet.line_column(), (2, 2));
+    }
+
+    #[test]
+    fn every_kind_has_its_own_code_and_its_name_in_json() {
+        let codes: std::collections::BTreeSet<_> = Kind::ALL.map(Kind::exit_code).into();
+        assert_eq!(codes.len(), Kind::ALL.len());
+        for kind in Kind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
     }
 
     #[test]

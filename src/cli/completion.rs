@@ -1,7 +1,5 @@
 //! `chasi completion`: completion scripts for shells.
 
-use clap::CommandFactory;
-
 use super::Shell;
 use crate::error::Result;
 
@@ -16,7 +14,7 @@ impl Args {
     /// Writes the script to standard output.
     pub fn run(self, shell: &Shell) -> Result<()> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut super::Cli::command(), "chasi", &mut script);
+        clap_complete::generate(self.shell, &mut super::command(), "chasi", &mut script);
         shell.result(&String::from_utf8_lossy(&script))
     }
 }

@@ -50,7 +50,6 @@ use crate::error::Result;
 #[command(
     name = "chasi",
     version,
-    propagate_version = true,
     max_term_width = 100
 )]
 struct Cli {
@@ -95,6 +94,11 @@ impl Command {
             Command::Agent(_) | Command::Boot(_) | Command::NodeService(_)
         )
     }
+}
+
+/// The command line as clap knows it, for completion, documentation and tests.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 /// Parses the process's arguments, runs the command and reports how it ended.

@@ -14,6 +14,9 @@ use super::signals;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event::Context;
 
+/// Where the help lists them: behind a command's own options.
+const GLOBAL: &str = "Options of every command";
+
 /// Options that every command takes.
 #[derive(Args)]
 pub struct Global {
@@ -23,11 +26,12 @@ pub struct Global {
         global = true,
         value_enum,
         default_value = "auto",
-        value_name = "HOW"
+        value_name = "HOW",
+        help_heading = GLOBAL
     )]
     progress: Progress,
     /// Show warnings and errors only, as `--progress none`.
-    #[arg(short, long, global = true, conflicts_with = "progress")]
+    #[arg(short, long, global = true, conflicts_with = "progress", help_heading = GLOBAL)]
     quiet: bool,
 }
 
