@@ -25,16 +25,6 @@ const LONG: Duration = Duration::from_secs(120);
 /// What makes a namespace look like a host that chasi has never seen.
 const BARE: &str = "mount -t tmpfs tmpfs /var/lib && mkdir -p /run/systemd/system";
 
-/// A host with an (imitated) systemd.
-fn host(setup: &str) -> Sshd {
-    let systemd_run = "mkdir $DIR/bin && printf '#!/bin/sh\\nwhile [ \"${1#--}\" != \"$1\" ]; do shift; done; exec \"$@\"\\n' \
-                       > $DIR/bin/systemd-run && chmod 755 $DIR/bin/systemd-run";
-    Sshd::start_in(
-        &format!("{setup} && {{ test -d $DIR/bin || {{ {systemd_run}; }}; }}"),
-        &["SetEnv PATH=$DIR/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-    )
-}
-
 fn options() -> InstallOptions {
     InstallOptions::new("run-1", "tester@here", env!("CARGO_BIN_EXE_chasi"))
         .with_lock(Duration::ZERO)
@@ -56,7 +46,7 @@ async fn look(target: &Target, command: &str) -> String {
 
 #[tokio::test]
 async fn a_bare_host_gets_the_agent_and_is_bare_again_after_it() {
-    let sshd = host(BARE);
+    let sshd = Sshd::host(BARE);
     let target = sshd.target();
     let before = look(&target, "find /var/lib").await;
     let client = connect(&target).await.unwrap();
@@ -81,7 +71,7 @@ async fn a_bare_host_gets_the_agent_and_is_bare_again_after_it() {
 
 #[tokio::test]
 async fn a_connection_that_is_cut_leaves_no_agent() {
-    let sshd = host(BARE);
+    let sshd = Sshd::host(BARE);
     let target = sshd.target();
     let client = connect(&target).await.unwrap();
     // The sshd process that the agent descends from serves this connection alone.
@@ -126,7 +116,7 @@ async fn what_a_host_lacks_is_a_failed_check_and_leaves_nothing() {
         ),
     ];
     for (setup, kind, expected) in cases {
-        let sshd = host(setup);
+        let sshd = Sshd::host(setup);
         let error = connect(&sshd.target()).await.err().unwrap();
         assert_eq!(
             (error.kind(), error.host()),
@@ -144,7 +134,7 @@ async fn what_a_host_lacks_is_a_failed_check_and_leaves_nothing() {
 
 #[tokio::test]
 async fn blobs_are_copied_once() {
-    let sshd = host(BARE);
+    let sshd = Sshd::host(BARE);
     let target = sshd.target();
     let local = tempfile::tempdir().unwrap();
     let store = Store::create(local.path()).unwrap();
@@ -219,12 +209,12 @@ fn as_op(sshd: &Sshd, sudo: Sudo) -> Target {
 
 #[tokio::test]
 async fn a_user_becomes_root_with_and_without_a_password() {
-    let sshd = host(&with_user(
+    let sshd = Sshd::host(&with_user(
         "Defaults !secure_path, env_keep+=PATH\nop ALL=(ALL) ALL",
     ));
     let target = as_op(&sshd, Sudo::WithPassword(Secret::new("secret")));
     connect(&target).await.unwrap().bye().await.unwrap();
-    let sshd = host(&with_user(
+    let sshd = Sshd::host(&with_user(
         "Defaults !secure_path, env_keep+=PATH\nop ALL=(ALL) NOPASSWD: ALL",
     ));
     // A password that nobody asks for must not reach the agent.
@@ -264,7 +254,7 @@ async fn why_sudo_refuses_is_said() {
         ),
     ];
     for (sudoers, sudo, expected) in cases {
-        let sshd = host(&with_user(sudoers));
+        let sshd = Sshd::host(&with_user(sudoers));
         let error = connect(&as_op(&sshd, sudo)).await.err().unwrap();
         assert_eq!(
             (error.kind(), error.host()),

@@ -291,3 +291,61 @@ async fn cancelling_and_deadlines_end_a_wait() {
     let error = session.run(&ctx, "sleep 600", b"", LONG).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Interrupted);
 }
+
+#[tokio::test]
+async fn keys_of_an_agent_are_tried() {
+    let sshd = Sshd::start();
+    let socket = sshd.path("agent");
+    let mut agent = std::process::Command::new("ssh-agent")
+        .args(["-D", "-a"])
+        .arg(&socket)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+        assert!(
+            agent.try_wait().unwrap().is_none(),
+            "ssh-agent does not start"
+        );
+        tokio::task::yield_now().await;
+    }
+    let add = |key: &str| {
+        let added = std::process::Command::new("ssh-add")
+            .env("SSH_AUTH_SOCK", &socket)
+            .arg("-q")
+            .arg(sshd.path(key))
+            .status();
+        assert!(added.unwrap().success());
+    };
+    let ctx = Context::silent();
+    let mut target = sshd.target();
+    target.credentials = vec![Credential::Agent(socket.clone())];
+    let error = Session::connect(&ctx, &target).await.err().unwrap();
+    assert!(
+        error
+            .causes()
+            .next()
+            .unwrap()
+            .to_string()
+            .contains("holds no keys")
+    );
+    add("host_rsa");
+    let error = Session::connect(&ctx, &target).await.err().unwrap();
+    assert!(
+        error
+            .causes()
+            .next()
+            .unwrap()
+            .to_string()
+            .contains("refused")
+    );
+    add("user");
+    Session::connect(&ctx, &target).await.unwrap();
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    let error = Session::connect(&ctx, &target).await.err().unwrap();
+    assert!(
+        error.message().contains("cannot use the ssh-agent"),
+        "{error}"
+    );
+}

@@ -2,6 +2,7 @@
 
 pub mod blobs;
 pub mod distro;
+pub mod exchange;
 pub mod host;
 pub mod lock;
 

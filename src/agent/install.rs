@@ -328,12 +328,15 @@ fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("/", |(parent, _)| parent)
 }
 
-/// The script prints one line and then, if that is `starting`, is the agent.
+/// The script prints one line and then, if that is `starting`, is the agent. The
+/// agent starts with the same surroundings whoever logs in: a `PATH` with root's
+/// programs, messages of programs in English, the usual umask, no directory in use.
 fn start_script(run: &str, place: &str, hex: &str, architecture: Architecture) -> String {
     let (place, check) = (quote(place), quote(&format!("{hex}  {place}")));
     let unit = quote(&format!("chasi-agent-{run}-"));
     format!(
-        "m=$(uname -m); \
+        "cd /; umask 022; PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; \
+         LC_ALL=C; export PATH LC_ALL; m=$(uname -m); \
          test -d /run/systemd/system || {{ echo no-systemd; exit 0; }}; \
          for t in systemd-run sha256sum mktemp sync; do command -v $t >/dev/null 2>&1 || {{ echo no-tool $t; exit 0; }}; done; \
          test \"$m\" = {arch} && test -f {place} && echo {check} | sha256sum -c --status || {{ echo missing $m; exit 0; }}; \

@@ -34,6 +34,8 @@
 mod call;
 pub mod calls;
 mod client;
+mod exchange;
+mod fanout;
 mod handlers;
 mod host_lock;
 mod install;
@@ -47,6 +49,7 @@ use std::time::Duration;
 
 pub use call::{Call, Effect};
 pub use client::Client;
+pub use fanout::{Destination, distribute};
 pub use handlers::router;
 pub use host_lock::{Holder, HostLock};
 pub use install::{InstallOptions, connect};

@@ -1,7 +1,9 @@
 //! Blobs on their way: from the controller's store to a host's.
 
-use std::io::Read as _;
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -17,7 +19,7 @@ const AHEAD: usize = 4;
 /// How many blobs are asked about at once: well below the largest message.
 const ASKED: usize = 10_000;
 
-/// What [`send_blobs`] did.
+/// What was sent to a host.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Sent {
     /// How many blobs the host lacked.
@@ -26,8 +28,18 @@ pub struct Sent {
     pub bytes: u64,
 }
 
+impl Sent {
+    pub(super) fn of(blobs: &[Blob]) -> Sent {
+        Sent {
+            blobs: blobs.len(),
+            bytes: blobs.iter().map(|blob| blob.size).sum(),
+        }
+    }
+}
+
 /// Sends the host what it lacks of `blobs`, and nothing else. `item` names the
-/// whole in progress events.
+/// whole in progress events. For several hosts see
+/// [`distribute`](super::distribute).
 pub async fn send_blobs(
     context: &Context,
     client: &Client,
@@ -35,69 +47,122 @@ pub async fn send_blobs(
     blobs: &[Blob],
     item: &str,
 ) -> Result<Sent> {
+    let missing = missing(client, blobs).await?;
+    let sent = Sent::of(&missing);
+    put(
+        client,
+        store,
+        &missing,
+        &Progress::new(context, client.host(), item, sent.bytes),
+    )
+    .await?;
+    Ok(sent)
+}
+
+/// What the host lacks of `blobs`.
+pub(super) async fn missing(client: &Client, blobs: &[Blob]) -> Result<Vec<Blob>> {
     let mut missing = Vec::new();
     for blobs in blobs.chunks(ASKED) {
-        missing.extend(
-            client
-                .call(BlobsMissing {
-                    blobs: blobs.to_vec(),
-                })
-                .await?,
-        );
+        let request = BlobsMissing {
+            blobs: blobs.to_vec(),
+        };
+        missing.extend(client.call(request).await?);
     }
-    // The host may answer anything; only what was asked about is sent.
-    let asked: std::collections::HashSet<_> = blobs.iter().collect();
-    missing.retain(|blob| asked.contains(blob));
-    let total = missing.iter().map(|blob| blob.size).sum();
-    let progress = {
-        let (context, host, item) = (context.clone(), client.host().to_owned(), item.to_owned());
-        move |done| {
-            context.emit(Event::Progress {
-                host: Some(host.clone()),
-                item: item.clone(),
-                done,
-                total: Some(total),
-            });
-        }
-    };
-    let progress = Arc::new(progress);
-    let mut done = 0;
-    for blobs in missing.chunks(ASKED) {
-        let progress = progress.clone();
+    // The host may answer anything; only what was asked about counts, once.
+    let mut asked: HashSet<_> = blobs.iter().collect();
+    missing.retain(|blob| asked.remove(blob));
+    Ok(missing)
+}
+
+/// Sends blobs.
+pub(super) async fn put(
+    client: &Client,
+    store: &Store,
+    blobs: &[Blob],
+    progress: &Progress,
+) -> Result<()> {
+    for blobs in blobs.chunks(ASKED) {
         let request = PutBlobs {
             blobs: blobs.to_vec(),
         };
-        client
-            .upload(request, |sender| {
-                pour(store, blobs, sender, move |count| progress(done + count))
+        let send = |sender| {
+            pour(extents(store, blobs.to_vec()), sender, |count| {
+                progress.add(count)
             })
-            .await?;
-        done += blobs.iter().map(|blob| blob.size).sum::<u64>();
+        };
+        client.upload(request, send).await?;
     }
-    Ok(Sent {
-        blobs: missing.len(),
-        bytes: total,
+    Ok(())
+}
+
+/// How far a transfer to one host is.
+pub(super) struct Progress {
+    context: Context,
+    host: String,
+    item: String,
+    done: AtomicU64,
+    total: u64,
+}
+
+impl Progress {
+    pub fn new(context: &Context, host: &str, item: &str, total: u64) -> Progress {
+        Progress {
+            context: context.clone(),
+            host: host.to_owned(),
+            item: item.to_owned(),
+            done: AtomicU64::new(0),
+            total,
+        }
+    }
+
+    /// So many more bytes have gone.
+    pub fn add(&self, bytes: u64) {
+        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.context.emit(Event::Progress {
+            host: Some(self.host.clone()),
+            item: self.item.clone(),
+            // What was sent twice counts once.
+            done: done.min(self.total),
+            total: Some(self.total),
+        });
+    }
+}
+
+/// A part of a file.
+pub(super) struct Extent {
+    pub file: File,
+    pub offset: u64,
+    pub size: u64,
+}
+
+/// The whole content of blobs, each opened when its turn comes.
+pub(super) fn extents(
+    store: &Store,
+    blobs: Vec<Blob>,
+) -> impl Iterator<Item = Result<Extent>> + Send + 'static {
+    let store = store.clone();
+    blobs.into_iter().map(move |blob| {
+        let file = store.open_blob(&blob)?;
+        Ok(Extent {
+            file,
+            offset: 0,
+            size: blob.size,
+        })
     })
 }
 
-/// Sends the content of blobs, one after the other. `progress` is told how many
-/// bytes have gone.
+/// Sends parts of files, one after the other. `progress` is told of every chunk
+/// that has gone.
 pub(super) async fn pour(
-    store: &Store,
-    blobs: &[Blob],
+    extents: impl Iterator<Item = Result<Extent>> + Send + 'static,
     mut sender: Sender,
     progress: impl Fn(u64),
 ) -> Result<()> {
     let (chunks, mut read) = mpsc::channel(AHEAD);
-    let reading = tokio::task::spawn_blocking({
-        let (store, blobs) = (store.clone(), blobs.to_vec());
-        move || {
-            blobs
-                .iter()
-                .try_for_each(|blob| read_blob(&store, blob, &chunks))
-        }
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut extents = extents;
+        extents.try_for_each(|extent| read_extent(&extent?, &chunks))
     });
-    let mut done = 0;
     let mut sent = Ok(());
     while let Some(chunk) = read.recv().await {
         let count = Bytes::len(&chunk) as u64;
@@ -105,8 +170,7 @@ pub(super) async fn pour(
         if sent.is_err() {
             break;
         }
-        done += count;
-        progress(done);
+        progress(count);
     }
     drop(read);
     let read = reading
@@ -123,15 +187,17 @@ pub(super) async fn pour(
     }
 }
 
-/// Reads a blob into `chunks`, until nobody wants it any more.
-fn read_blob(store: &Store, blob: &Blob, chunks: &mpsc::Sender<Bytes>) -> Result<()> {
-    let cannot = || format!("cannot read the blob {}", blob.digest);
-    let mut file = store.open_blob(blob)?.take(blob.size);
-    let mut left = blob.size;
-    while left > 0 {
-        let mut chunk = vec![0; wire::CHUNK.min(usize::try_from(left).unwrap_or(wire::CHUNK))];
-        file.read_exact(&mut chunk).or_err(Kind::System, cannot)?;
-        left -= chunk.len() as u64;
+/// Reads a part of a file into `chunks`, until nobody wants it any more.
+fn read_extent(extent: &Extent, chunks: &mpsc::Sender<Bytes>) -> Result<()> {
+    let (mut offset, end) = (extent.offset, extent.offset.saturating_add(extent.size));
+    while offset < end {
+        let most = usize::try_from(end - offset).unwrap_or(usize::MAX);
+        let mut chunk = vec![0; wire::CHUNK.min(most)];
+        extent
+            .file
+            .read_exact_at(&mut chunk, offset)
+            .or_err(Kind::System, || "cannot read a blob of the store")?;
+        offset += chunk.len() as u64;
         if chunks.blocking_send(chunk.into()).is_err() {
             return Err(Error::new(
                 Kind::Interrupted,

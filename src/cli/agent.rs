@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::FileType;
+use rustix::process::Resource;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -20,12 +21,23 @@ pub struct Args {}
 impl Args {
     /// Serves until the controller goes.
     pub fn run(self) -> Result<()> {
+        raise_open_files();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .or_err(Kind::System, || "cannot start the async runtime")?;
         runtime.block_on(serve())
     }
+}
+
+/// Allows as many open files as the host does: an image that comes in pieces needs
+/// one for each of its blobs. The usual limit of 1024 is for programs that use
+/// `select`.
+fn raise_open_files() {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // With the old limit most images still fit.
+    let _ = rustix::process::setrlimit(Resource::Nofile, limit);
 }
 
 async fn serve() -> Result<()> {

@@ -90,6 +90,17 @@ impl Sshd {
         );
     }
 
+    /// A host where systemd is played by a script, in a mount namespace that `setup`
+    /// prepares.
+    pub fn host(setup: &str) -> Sshd {
+        let systemd_run = "mkdir $DIR/bin && printf '#!/bin/sh\\nwhile [ \"${1#--}\" != \"$1\" ]; do shift; done; exec \"$@\"\\n' \
+                           > $DIR/bin/systemd-run && chmod 755 $DIR/bin/systemd-run";
+        Sshd::start_in(
+            &format!("{setup} && {{ test -d $DIR/bin || {{ {systemd_run}; }}; }}"),
+            &["SetEnv PATH=$DIR/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        )
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }

@@ -93,5 +93,6 @@ fn receive_one(store: &Hold, batch: &mut Batch, blob: &Blob, data: &mut impl Rea
 pub(super) async fn get(scope: Scope, request: GetBlob) -> Result<()> {
     let path = store_path(&scope);
     let store = blocking(move || Store::open(&path)).await?;
-    transfer::pour(&store, &[request.blob], scope.output, |_| {}).await
+    let extents = transfer::extents(&store, vec![request.blob]);
+    transfer::pour(extents, scope.output, |_| {}).await
 }

@@ -2,6 +2,7 @@
 
 mod blobs;
 mod distro;
+mod exchange;
 mod host;
 mod lock;
 mod session;
@@ -19,6 +20,10 @@ pub fn router() -> Router {
         .on(blobs::missing)
         .on(blobs::put)
         .on(blobs::get)
+        .on(exchange::open)
+        .on(exchange::put_piece)
+        .on(exchange::fetch_piece)
+        .on(exchange::finish_blobs)
         .on(distro::distro_state)
         .on(distro::make_pki)
         .on(distro::read_authorities)

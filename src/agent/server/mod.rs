@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::call::{Call, Effect};
 use super::calls::Bye;
+use super::exchange::Exchange;
 use super::host_lock::{HostLock, Presence};
 use super::link::{self, Link};
 use super::wire::{DecodeError, Frame, FrameDecoder, Message, PROTOCOL, WireError, broken};
@@ -48,6 +49,8 @@ pub(super) struct State {
     /// Cancelled when the controller has gone.
     pub gone: CancellationToken,
     pub context: Context,
+    /// What is being exchanged with other hosts.
+    pub exchange: Mutex<Option<Arc<Exchange>>>,
     link: Link,
     router: Router,
     /// Held by the change in hand.
@@ -86,35 +89,78 @@ impl Server {
         stop: CancellationToken,
     ) -> Result<()> {
         let presence = Presence::announce(&self.root)?;
-        let (link, queue) = Link::new();
-        let mut writer = tokio::spawn(link::write(writer, queue));
-        let state = Arc::new(State {
-            root: self.root,
-            lock: tokio::sync::Mutex::new(None),
-            gone: CancellationToken::new(),
-            context: Context::new(scope::forward_events(link.clone())),
-            link: link.clone(),
-            router: self.router,
-            changes: tokio::sync::Mutex::new(()),
-            cancel: Mutex::default(),
-            tasks: TaskTracker::new(),
-        });
-        let end = match stop.run_until_cancelled(state.converse(reader)).await {
-            Some(end) => end,
-            None => End::Gone,
-        };
-        state.stop(&end).await;
-        let lock = state.lock.lock().await.take();
-        let farewell = farewell::leave(&state.root, presence, lock);
-        state.last_words(&end, farewell.as_ref().err()).await;
-        drop((state, link));
-        // Who does not read our last words is gone as well.
-        if timeout(LAST_WORDS, &mut writer).await.is_err() {
-            writer.abort();
-        }
+        let session = Session::start(self.root, self.router, writer);
+        let end = session.run(reader, &stop).await;
+        let lock = session.state.lock.lock().await.take();
+        let farewell = farewell::leave(&session.state.root, presence, lock);
+        session.close(&end, farewell.as_ref().err()).await;
         match end {
             End::Broken(error) => Err(error),
             End::Bye(_) | End::Gone => farewell,
+        }
+    }
+
+    /// Serves another agent until it goes or `stop` is cancelled. Never gets the
+    /// host's lock, so it can only be asked.
+    pub(super) async fn serve_peer(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+        stop: CancellationToken,
+    ) {
+        let (reader, writer) = tokio::io::split(stream);
+        let session = Session::start(self.root, self.router, writer);
+        let end = session.run(reader, &stop).await;
+        session.close(&end, None).await;
+    }
+}
+
+/// One conversation.
+struct Session {
+    state: Arc<State>,
+    writer: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Session {
+    fn start(
+        root: PathBuf,
+        router: Router,
+        writer: impl AsyncWrite + Unpin + Send + 'static,
+    ) -> Session {
+        let (link, queue) = Link::new();
+        let state = State {
+            root,
+            lock: tokio::sync::Mutex::new(None),
+            gone: CancellationToken::new(),
+            context: Context::new(scope::forward_events(link.clone())),
+            exchange: Mutex::default(),
+            link,
+            router,
+            changes: tokio::sync::Mutex::new(()),
+            cancel: Mutex::default(),
+            tasks: TaskTracker::new(),
+        };
+        Session {
+            state: Arc::new(state),
+            writer: tokio::spawn(link::write(writer, queue)),
+        }
+    }
+
+    /// Takes calls until the end, and waits for what must not be interrupted.
+    async fn run(&self, reader: impl AsyncRead + Unpin, stop: &CancellationToken) -> End {
+        let end = stop.run_until_cancelled(self.state.converse(reader)).await;
+        let end = end.unwrap_or(End::Gone);
+        self.state.stop(&end).await;
+        end
+    }
+
+    /// Says the last words and lets go of the connection.
+    async fn close(self, end: &End, problem: Option<&Error>) {
+        let Session { state, mut writer } = self;
+        state.last_words(end, problem).await;
+        drop(state);
+        // Who does not read our last words is gone as well.
+        if timeout(LAST_WORDS, &mut writer).await.is_err() {
+            writer.abort();
         }
     }
 }
@@ -284,6 +330,8 @@ impl State {
         }
         self.tasks.close();
         self.tasks.wait().await;
+        // Now for what goes on beside the calls.
+        self.gone.cancel();
     }
 
     async fn last_words(&self, end: &End, problem: Option<&Error>) {

@@ -1,14 +1,15 @@
 //! What a handler is given beside the request.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::State;
+use crate::agent::exchange::Exchange;
 use crate::agent::host_lock::{Holder, HostLock};
 use crate::agent::link::Link;
 use crate::agent::wire::Message;
@@ -56,6 +57,34 @@ impl Scope {
     /// Where chasi keeps everything on this host.
     pub fn root(&self) -> &Path {
         &self.state.root
+    }
+
+    /// Begins to exchange blobs with other hosts, and ends what was exchanged before.
+    pub(in crate::agent) fn begin_exchange(&self, exchange: Arc<Exchange>) {
+        let mut current = self
+            .state
+            .exchange
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(previous) = current.replace(exchange) {
+            previous.end();
+        }
+    }
+
+    /// What is being exchanged with other hosts.
+    pub(in crate::agent) fn exchange(&self) -> Result<Arc<Exchange>> {
+        let current = self
+            .state
+            .exchange
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let none = || Error::new(Kind::Failed, "this session does not exchange blobs");
+        current.clone().ok_or_else(none)
+    }
+
+    /// Cancelled when the session ends.
+    pub(in crate::agent) fn session_end(&self) -> &CancellationToken {
+        &self.state.gone
     }
 
     /// Takes the host's lock for the rest of the session.

@@ -20,6 +20,7 @@
 //!   blob that the root refers to.
 //! - Readers need no lock: both renames are atomic.
 
+mod assembly;
 mod fsck;
 mod graph;
 mod index;
@@ -38,6 +39,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
 
+pub use assembly::Assembly;
 pub use fsck::{CHECKS, Check, Finding};
 pub(crate) use index::{INDEX_FILE, Index};
 pub use prune::Pruned;

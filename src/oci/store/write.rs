@@ -103,16 +103,20 @@ impl Store {
 impl Hold {
     /// Begins a blob.
     pub fn writer(&self) -> Result<BlobWriter> {
-        let temporary = tempfile::Builder::new()
+        Ok(BlobWriter {
+            store: self.store.clone(),
+            content: Hashing::new(self.temporary()?),
+        })
+    }
+
+    /// A file for a blob that is being written.
+    pub(super) fn temporary(&self) -> Result<NamedTempFile> {
+        tempfile::Builder::new()
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
             .tempfile_in(self.root.join(INCOMING))
             .or_err(Kind::System, || {
                 format!("cannot write to the store `{}`", self.root.display())
-            })?;
-        Ok(BlobWriter {
-            store: self.store.clone(),
-            content: Hashing::new(temporary),
-        })
+            })
     }
 
     /// Writes a small blob whole.
@@ -273,10 +277,10 @@ fn keep(store: &Store, file: File, written: Written) -> Result<()> {
 
 /// A whole blob that does not have its name yet.
 #[derive(Debug)]
-struct Written {
-    path: TempPath,
-    digest: Digest,
-    size: u64,
+pub(super) struct Written {
+    pub path: TempPath,
+    pub digest: Digest,
+    pub size: u64,
 }
 
 impl Written {
@@ -307,6 +311,10 @@ pub struct Batch {
 }
 
 impl Batch {
+    pub(super) fn push(&mut self, written: Written) {
+        self.written.push(written);
+    }
+
     /// Syncs, and gives every blob its name.
     pub fn finish(self) -> Result<()> {
         if self.written.is_empty() {
