@@ -1,25 +1,21 @@
 //! `chasi node-service`: what `chasi-node.service` starts on each host.
 
 use std::path::PathBuf;
+
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Shell;
 use crate::error::{Kind, Result, ResultExt};
 use crate::event::Context;
+use crate::host::Root;
 use crate::node::{self, Environment, Notifier, Settings, Sockets, balancer};
 
-/// Run the node-local registry and balancer (started by systemd)
+/// Run the node-local registry and balancer, started by systemd.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The directory of the host's state
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/chasi")]
-    state: PathBuf,
-    /// The file that names the API servers
-    #[arg(long, value_name = "FILE", default_value = balancer::seeds::PATH)]
-    api_servers: PathBuf,
-    /// The directory of the node's Kubernetes configuration
-    #[arg(long, value_name = "DIR", default_value = "/etc/kubernetes")]
-    kubernetes: PathBuf,
+    /// The host's root directory, for tests.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
 }
 
 impl Args {
@@ -31,17 +27,7 @@ impl Args {
             names: std::env::var("LISTEN_FDNAMES").ok(),
         })?;
         let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref())?;
-        let settings = Settings {
-            store: self.state.join("store"),
-            balancer: balancer::Settings {
-                seeds: self.api_servers,
-                learned: self.state.join("balancer/servers.json"),
-                trust: balancer::Files {
-                    ca: self.kubernetes.join("pki/ca.crt"),
-                    kubeconfig: self.kubernetes.join("kubelet.conf"),
-                },
-            },
-        };
+        let settings = self.settings()?;
         // One thread: the service is small, and waits most of the time. The
         // others read from disks.
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -53,6 +39,22 @@ impl Args {
             let ctx = shell.context();
             stop_on_signals(ctx)?;
             node::run(ctx, settings, sockets, &notifier).await
+        })
+    }
+
+    /// Where everything is on a host.
+    fn settings(&self) -> Result<Settings> {
+        let host = Root::at(&self.root)?;
+        Ok(Settings {
+            balancer: balancer::Settings {
+                seeds: self.root.join(balancer::seeds::PATH),
+                learned: host.state("balancer/servers.json"),
+                trust: balancer::Files {
+                    ca: self.root.join("etc/kubernetes/pki/ca.crt"),
+                    kubeconfig: self.root.join("etc/kubernetes/kubelet.conf"),
+                },
+            },
+            host,
         })
     }
 }

@@ -602,7 +602,7 @@ fn files(
         local,
         servers: servers.to_vec(),
     };
-    add("etc/chasi/api-servers.json", 0o644, seeds.content())?;
+    add(seeds::PATH, 0o644, seeds.content())?;
     if !cluster.settings.sysctls.is_empty() {
         let lines: String = cluster
             .settings

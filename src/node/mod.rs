@@ -20,7 +20,6 @@ mod stamp;
 pub mod status;
 mod units;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::{Kind, Result, ResultExt};
 use crate::event::Context;
+use crate::host::Root;
 
 pub use activation::{Environment, Notifier, Sockets};
 pub use units::{BINARY, BOOT, SERVICE, UNITS, Unit};
@@ -43,8 +43,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Where the service finds its files.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The host's store.
-    pub store: PathBuf,
+    /// The host, for its store and its generation.
+    pub host: Root,
     /// What the balancer reads and writes.
     pub balancer: balancer::Settings,
 }
@@ -57,7 +57,7 @@ pub async fn run(
     sockets: Sockets,
     notifier: &Notifier,
 ) -> Result<()> {
-    let registry = Arc::new(Registry::new(settings.store, ctx.clone()));
+    let registry = Arc::new(Registry::new(settings.host, ctx.clone()));
     let tasks = TaskTracker::new();
     for listener in sockets.registry {
         let listener =

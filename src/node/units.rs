@@ -22,8 +22,8 @@ macro_rules! units {
     };
 }
 
-/// Every unit, in an order in which they can be started: the boot step, the
-/// sockets, the service. All of them are to be enabled.
+/// Every unit: the boot step, the sockets, the service. Those with an `[Install]`
+/// section are to be enabled; the others come with them.
 pub const UNITS: [Unit; 7] = units![
     "chasi-boot.service",
     "chasi-registry.socket",
@@ -53,10 +53,16 @@ mod tests {
     }
 
     #[test]
-    fn every_file_is_a_unit_that_can_be_enabled() {
+    fn every_file_is_a_unit_that_starts_with_the_host_or_with_another() {
         for unit in UNITS {
             assert!(unit.content.starts_with("[Unit]\n"), "{}", unit.name);
-            assert!(unit.content.contains("\n[Install]\n"), "{}", unit.name);
+            let enabled = unit.content.contains("\n[Install]\n");
+            assert_eq!(
+                enabled,
+                !unit.content.contains("\nPartOf="),
+                "{}",
+                unit.name
+            );
         }
         let files = std::fs::read_dir(concat!(
             env!("CARGO_MANIFEST_DIR"),

@@ -53,7 +53,7 @@ impl Cluster {
 
     /// Gives a host the CA, as it has one once it belongs to the cluster.
     pub fn trusted_by(&self, node: &Node) {
-        std::fs::write(node.path("kubernetes/pki/ca.crt"), self.ca.pem()).unwrap();
+        std::fs::write(node.path("etc/kubernetes/pki/ca.crt"), self.ca.pem()).unwrap();
     }
 
     /// Makes a host a node: gives it the kubelet's credential.
@@ -61,15 +61,18 @@ impl Cluster {
         self.trusted_by(node);
         let (certificate, key) = self.certificate("system:node:a");
         std::fs::write(
-            node.path("kubernetes/current.pem"),
+            node.path("etc/kubernetes/current.pem"),
             format!("{certificate}{key}"),
         )
         .unwrap();
-        let current = node.path("kubernetes/current.pem").display().to_string();
+        let current = node
+            .path("etc/kubernetes/current.pem")
+            .display()
+            .to_string();
         let kubeconfig = format!(
             "apiVersion: v1\nkind: Config\nusers:\n- name: default-auth\n  user:\n    client-certificate: {current}\n    client-key: {current}\n"
         );
-        std::fs::write(node.path("kubernetes/kubelet.conf"), kubeconfig).unwrap();
+        std::fs::write(node.path("etc/kubernetes/kubelet.conf"), kubeconfig).unwrap();
     }
 
     /// Has the cluster say that these are its servers.

@@ -305,13 +305,13 @@ fn servers_are_learned_from_the_cluster_and_remembered() {
     assert!(!server(&node, first.address).unwrap().named.learned);
     drop(first);
     // What was learned survives a start without any configuration.
-    std::fs::remove_file(node.path("api-servers.json")).unwrap();
+    std::fs::remove_file(node.path("etc/chasi/api-servers.json")).unwrap();
     node.kill();
     node.start();
     wait_until_ready(&node, &[&second, &third]);
     assert_eq!(node.status().servers.len(), 2);
-    let resident = node.resident();
-    assert!(resident < 15 << 20, "the service holds {resident} bytes");
+    let memory = node.memory();
+    assert!(memory < 4 << 20, "the service holds {memory} bytes");
     // A server that leaves is forgotten as soon as nothing is connected to it.
     cluster.consists_of(&[&third]);
     eventually("the server is forgotten", || {
@@ -323,9 +323,9 @@ fn servers_are_learned_from_the_cluster_and_remembered() {
 fn damaged_lists_keep_the_service_from_nothing() {
     let (mut node, cluster) = (Node::new(), Cluster::new());
     cluster.trusted_by(&node);
-    std::fs::create_dir_all(node.path("state/balancer")).unwrap();
-    std::fs::write(node.path("state/balancer/servers.json"), "{").unwrap();
-    std::fs::write(node.path("api-servers.json"), "nonsense").unwrap();
+    std::fs::create_dir_all(node.path("var/lib/chasi/balancer")).unwrap();
+    std::fs::write(node.path("var/lib/chasi/balancer/servers.json"), "{").unwrap();
+    std::fs::write(node.path("etc/chasi/api-servers.json"), "nonsense").unwrap();
     node.start();
     assert!(node.status().servers.is_empty());
     let mut refused = TcpStream::connect(node.balancer()).unwrap();
@@ -335,7 +335,7 @@ fn damaged_lists_keep_the_service_from_nothing() {
     let api = Api::start(&cluster, 1);
     node.seed(None, &[api.address]);
     wait_until_ready(&node, &[&api]);
-    std::fs::write(node.path("api-servers.json"), "nonsense").unwrap();
+    std::fs::write(node.path("etc/chasi/api-servers.json"), "nonsense").unwrap();
     let client = cluster.client(&node);
     assert_eq!(
         runtime().block_on(name(&client, node.balancer())).unwrap(),
@@ -406,7 +406,7 @@ fn a_client_that_does_not_read_costs_one_buffer() {
     node.seed(None, &[address]);
     node.start();
     wait_for(&node, address, "ready", |health| *health == Health::Ready);
-    let before = node.resident();
+    let before = node.memory();
     let clients: Vec<_> = (0..50)
         .map(|_| TcpStream::connect(node.balancer()).unwrap())
         .collect();
@@ -414,7 +414,7 @@ fn a_client_that_does_not_read_costs_one_buffer() {
         (server(&node, address).unwrap().connections >= 50).then_some(())
     });
     std::thread::sleep(Duration::from_millis(500));
-    let grown = node.resident().saturating_sub(before);
+    let grown = node.memory().saturating_sub(before);
     assert!(grown < 50 * 64 * 1024, "{grown} bytes for 50 clients");
     // And one that reads is not held up by them.
     let mut reader = TcpStream::connect(node.balancer()).unwrap();
@@ -433,14 +433,14 @@ fn thousands_of_connections_are_cheap() {
     node.seed(None, &[address]);
     node.start();
     wait_for(&node, address, "ready", |health| *health == Health::Ready);
-    let before = node.resident();
+    let before = node.memory();
     let _clients: Vec<_> = (0..2000)
         .map(|_| TcpStream::connect(node.balancer()).unwrap())
         .collect();
     eventually("all are connected", || {
         (server(&node, address).unwrap().connections == 2000).then_some(())
     });
-    let grown = node.resident().saturating_sub(before);
+    let grown = node.memory().saturating_sub(before);
     assert!(
         grown < 2000 * 8 * 1024,
         "{grown} bytes for 2000 connections"

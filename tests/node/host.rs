@@ -28,7 +28,9 @@ impl Node {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let status = UnixListener::bind(directory.path().join("status.sock")).unwrap();
-        std::fs::create_dir_all(directory.path().join("kubernetes/pki")).unwrap();
+        for name in ["etc/kubernetes/pki", "etc/chasi", "var/lib/chasi"] {
+            std::fs::create_dir_all(directory.path().join(name)).unwrap();
+        }
         Node {
             registry: TcpListener::bind("127.0.0.1:0").unwrap(),
             balancer: TcpListener::bind("127.0.0.1:0").unwrap(),
@@ -60,7 +62,12 @@ impl Node {
             servers: servers.to_vec(),
         };
         let content = seeds.content();
-        chasi::file::write(&self.path("api-servers.json"), content.as_bytes(), 0o644).unwrap();
+        chasi::file::write(
+            &self.path("etc/chasi/api-servers.json"),
+            content.as_bytes(),
+            0o644,
+        )
+        .unwrap();
     }
 
     /// Starts the service and waits until it says that it is ready.
@@ -98,12 +105,8 @@ impl Node {
                 env!("CARGO_BIN_EXE_chasi"),
                 "node-service",
             ])
-            .arg("--state")
-            .arg(self.path("state"))
-            .arg("--api-servers")
-            .arg(self.path("api-servers.json"))
-            .arg("--kubernetes")
-            .arg(self.path("kubernetes"))
+            .arg("--root")
+            .arg(self.path(""))
             .env("LISTEN_FDS", "3")
             .env("LISTEN_FDNAMES", "registry:balancer:status")
             .env("NOTIFY_SOCKET", notify)
@@ -155,13 +158,13 @@ impl Node {
         serde_json::from_str(body).unwrap()
     }
 
-    /// How much memory the service holds, in bytes.
-    pub fn resident(&self) -> usize {
+    /// How much memory of its own the service holds, in bytes. The pages of its
+    /// binary are shared with every other chasi, and depend on how it was built.
+    pub fn memory(&self) -> usize {
         let id = self.service.as_ref().unwrap().id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
         let line = status
             .lines()
-            // What a page of the program takes is shared and depends on how it was built.
             .find(|line| line.starts_with("RssAnon:"))
             .unwrap();
         let kilobytes: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();

@@ -4,11 +4,15 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::TryRecvError;
-use std::time::Duration;
 
 use chasi::digest::Digest;
+use chasi::host::Recipe;
+use chasi::host::generation::Manifest;
 use chasi::oci::image::{Builder, Layer, LayerKind};
 use chasi::oci::layer::{Meta, Writer};
 use chasi::oci::store::Hold;
@@ -109,8 +113,7 @@ fn cluster_image(node: &Node, name: &str, images: &[(&str, &Image)]) {
 }
 
 fn store(node: &Node) -> Hold {
-    std::fs::create_dir_all(node.path("state")).unwrap();
-    Store::create(&node.path("state/store"))
+    Store::create(&node.path("var/lib/chasi/store"))
         .unwrap()
         .hold()
         .unwrap()
@@ -372,7 +375,7 @@ fn what_is_not_there_is_answered_in_the_specifications_words() {
 #[test]
 fn the_clusters_own_layers_are_not_served() {
     let (node, _, _) = host();
-    let store = Store::open(&node.path("state/store")).unwrap();
+    let store = Store::open(&node.path("var/lib/chasi/store")).unwrap();
     let (_, index) = store.tags().unwrap().remove(0);
     let image = chasi::oci::ClusterImage::open(&store, &index).unwrap();
     let layer = &image.rootfs[0].layers[0].blob;
@@ -458,10 +461,71 @@ fn a_new_image_is_served_without_a_restart() {
 }
 
 #[test]
+fn a_tag_means_what_the_running_generation_says() {
+    let mut node = Node::new();
+    let hold = store(&node);
+    let (one, two) = (image(&hold, "one", 10, &[]), image(&hold, "two", 10, &[]));
+    cluster_image(&node, "first", &[("a.example/a:1", &one)]);
+    cluster_image(&node, "second", &[("a.example/a:1", &two)]);
+    node.start();
+    let served = || Digest::of(get(&node, "/v2/a/manifests/1?ns=a.example").body);
+    assert_eq!(served(), one.list.digest);
+    run_generation(&node, 1, "second");
+    assert_eq!(served(), two.list.digest);
+    let hidden = node.status().registry.conflicts.remove(0).hidden;
+    assert_eq!(hidden, one.list.digest);
+    run_generation(&node, 2, "first");
+    assert_eq!(served(), one.list.digest);
+    // A generation that cannot be read is told, and the registry goes on.
+    std::fs::write(node.path("var/lib/chasi/generations/3"), b"").unwrap();
+    chasi::file::link(
+        &node.path("var/lib/chasi/node"),
+        Path::new("generations/3/tree"),
+    )
+    .unwrap();
+    assert_eq!(get(&node, "/v2/a/manifests/1?ns=a.example").status, 200);
+}
+
+/// Lets the host run a generation made from a cluster image of its store.
+fn run_generation(node: &Node, number: u64, image: &str) {
+    let (_, index) = store(node)
+        .tags()
+        .unwrap()
+        .into_iter()
+        .find(|(name, _)| name.familiar() == image)
+        .unwrap();
+    let recipe = Recipe {
+        image: index.digest,
+        platform: "linux/amd64".parse().unwrap(),
+        kubernetes: None,
+        layers: Vec::new(),
+        context: serde_json::json!({}),
+        files: Vec::new(),
+        blocks: Vec::new(),
+        directories: Vec::new(),
+        source: serde_json::Value::Null,
+    };
+    let manifest = Manifest {
+        format: 1,
+        identity: Digest::of(image),
+        recipe,
+        tree: BTreeMap::new(),
+        host: BTreeMap::new(),
+        units: Vec::new(),
+    };
+    let directory = node.path(&format!("var/lib/chasi/generations/{number}"));
+    std::fs::create_dir_all(directory.join("tree")).unwrap();
+    let manifest = serde_json::to_vec(&manifest).unwrap();
+    std::fs::write(directory.join("manifest.json"), manifest).unwrap();
+    let target = format!("generations/{number}/tree");
+    chasi::file::link(&node.path("var/lib/chasi/node"), Path::new(&target)).unwrap();
+}
+
+#[test]
 fn damage_is_told_and_hides_nothing_else() {
     let (node, pause, pinned) = host();
     let blob = |blob: &Blob| {
-        node.path("state/store/blobs/sha256")
+        node.path("var/lib/chasi/store/blobs/sha256")
             .join(blob.digest.hex())
     };
     // A layer that is gone, and one that is shorter than it says.
@@ -493,7 +557,7 @@ fn damage_is_told_and_hides_nothing_else() {
     let problem = node.status().registry.problem.unwrap();
     assert!(problem.contains("cannot be used"), "{problem}");
     // An index that is not one: what was served goes on.
-    std::fs::write(node.path("state/store/index.json"), b"{").unwrap();
+    std::fs::write(node.path("var/lib/chasi/store/index.json"), b"{").unwrap();
     assert_eq!(
         get(&node, "/v2/a/manifests/latest?ns=other.example").status,
         200
@@ -565,32 +629,31 @@ fn idle_clients_do_not_keep_others_out_for_good() {
 fn a_restart_refuses_nobody() {
     let (mut node, pause, _) = host();
     let address = node.registry();
-    let (ended, end) = std::sync::mpsc::channel::<()>();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let answers = Arc::new(AtomicUsize::new(0));
     let target = format!("/v2/pause/blobs/{}?ns=registry.k8s.io", pause.layer.digest);
-    let digest = pause.layer.digest;
+    let (digest, counted) = (pause.layer.digest, answers.clone());
     let client = std::thread::spawn(move || {
-        let mut answers = 0;
-        while end.try_recv() == Err(TryRecvError::Empty) {
+        while ended.try_recv() == Err(TryRecvError::Empty) {
             let mut stream = TcpStream::connect(address).unwrap();
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            write!(
-                stream,
-                "GET {target} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
-            )
-            .unwrap();
+            let request = format!("GET {target} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).unwrap();
             let answer = read(&mut stream).expect("every request is answered");
             assert_eq!(Digest::of(answer.body), digest);
-            answers += 1;
+            counted.fetch_add(1, Ordering::SeqCst);
         }
-        answers
     });
     for _ in 0..5 {
+        let before = answers.load(Ordering::SeqCst);
+        eventually("requests are answered", || {
+            (answers.load(Ordering::SeqCst) > before + 2).then_some(())
+        });
         node.stop();
-        std::thread::sleep(Duration::from_millis(50));
         node.start();
     }
-    drop(ended);
-    assert!(client.join().unwrap() > 0);
+    drop(end);
+    client.join().unwrap();
 }
 
 #[test]

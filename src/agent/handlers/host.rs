@@ -73,7 +73,7 @@ pub(super) async fn read_host(scope: Scope, _: ReadHost) -> Result<HostReport> {
     })
     .await?;
     let program_is_current = program_is_current()?;
-    let api = Seeds::read(Path::new(node::balancer::seeds::PATH))?
+    let api = Seeds::read(&Path::new("/").join(node::balancer::seeds::PATH))?
         .local
         .map(|server| server.ip());
     let distro = super::distro::distro_state(scope, DistroState {}).await?;

@@ -17,8 +17,8 @@ use crate::file;
 /// No list of servers is larger, in bytes.
 const LARGEST: u64 = 64 << 10;
 
-/// Where the configuration lies on a host.
-pub const PATH: &str = "/etc/chasi/api-servers.json";
+/// Where the configuration lies on a host, from its root directory.
+pub const PATH: &str = "etc/chasi/api-servers.json";
 
 /// The API servers that a host's configuration names.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]

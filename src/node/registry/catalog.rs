@@ -39,13 +39,16 @@ pub struct Conflict {
 }
 
 impl Catalog {
-    /// Reads the store. A cluster image that cannot be read is left out and
-    /// returned as an error, so that one damaged image does not hide the others.
-    pub fn load(store: &Store) -> Result<(Self, Vec<Error>)> {
+    /// Reads the store; where cluster images do not agree, `first` is right. A
+    /// cluster image that cannot be read is left out and returned as an error, so
+    /// that one damaged image does not hide the others.
+    pub fn load(store: &Store, first: Option<Digest>) -> Result<(Self, Vec<Error>)> {
         let mut catalog = Catalog::default();
         let mut failures = Vec::new();
         let mut seen = BTreeSet::new();
-        for (_, root) in store.tags()? {
+        let mut tags = store.tags()?;
+        tags.sort_by_key(|(_, root)| Some(root.digest) != first);
+        for (_, root) in tags {
             // One image may have several names.
             if !seen.insert(root.digest) {
                 continue;

@@ -30,10 +30,11 @@ use super::stamp::Stamp;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event::Context;
+use crate::host::{Part, Root, generation};
 use crate::oci::{Blob, Reference, Store};
 
 pub use catalog::{Catalog, Conflict};
-use range::Part;
+use range::Wanted;
 use target::{Malformed, Target};
 
 /// Clients are the container runtime, which fetches a few layers at once, and
@@ -53,7 +54,7 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 
 /// The registry over one store.
 pub struct Registry {
-    root: PathBuf,
+    host: Root,
     ctx: Context,
     state: Mutex<State>,
     /// Held while the store is read, so that a change is read once.
@@ -61,9 +62,18 @@ pub struct Registry {
 }
 
 struct State {
-    stamp: Option<Stamp>,
+    stamps: Stamps,
     retry: Option<Instant>,
     shown: Shown,
+}
+
+/// What the catalogue was made from.
+#[derive(Default, Eq, PartialEq)]
+struct Stamps {
+    /// The store's names.
+    index: Option<Stamp>,
+    /// The generation in use.
+    generation: Option<Stamp>,
 }
 
 /// What the registry serves at the moment. Cheap to clone.
@@ -76,13 +86,13 @@ pub struct Shown {
 }
 
 impl Registry {
-    /// A registry over the store at `root`, which need not exist yet.
-    pub fn new(root: PathBuf, ctx: Context) -> Self {
+    /// A registry over the store of `host`, which need not exist yet.
+    pub fn new(host: Root, ctx: Context) -> Self {
         Registry {
-            root,
+            host,
             ctx,
             state: Mutex::new(State {
-                stamp: None,
+                stamps: Stamps::default(),
                 retry: None,
                 shown: Shown {
                     catalog: Arc::default(),
@@ -103,29 +113,29 @@ impl Registry {
         if let Some(shown) = self.current() {
             return shown;
         }
-        let stamp = self.stamp();
-        let root = self.root.clone();
-        let loaded = tokio::task::spawn_blocking(move || Catalog::load(&Store::open(&root)?))
+        let stamps = self.stamps();
+        let host = self.host.clone();
+        let loaded = tokio::task::spawn_blocking(move || load(&host))
             .await
             .or_err(Kind::Failed, || "reading the store was interrupted")
             .flatten();
-        self.install(stamp, loaded)
+        self.install(stamps, loaded)
     }
 
     /// What is served, unless the store has changed since it was read.
     fn current(&self) -> Option<Shown> {
-        let stamp = self.stamp();
+        let stamps = self.stamps();
         let state = self.lock();
         let resting = state.retry.is_some_and(|retry| Instant::now() < retry);
-        (state.stamp == stamp || resting).then(|| state.shown.clone())
+        (state.stamps == stamps || resting).then(|| state.shown.clone())
     }
 
-    fn install(&self, stamp: Option<Stamp>, loaded: Result<(Catalog, Vec<Error>)>) -> Shown {
+    fn install(&self, stamps: Stamps, loaded: Result<(Catalog, Vec<Error>)>) -> Shown {
         let mut state = self.lock();
         let before = state.shown.problem.take();
         match loaded {
             Ok((catalog, failures)) => {
-                state.stamp = stamp;
+                state.stamps = stamps;
                 state.retry = None;
                 let count = catalog.references().len();
                 state.shown.catalog = Arc::new(catalog);
@@ -149,9 +159,12 @@ impl Registry {
         state.shown.clone()
     }
 
-    /// `None` when there is no store yet: that is an empty registry, no failure.
-    fn stamp(&self) -> Option<Stamp> {
-        Stamp::of(&self.root.join("index.json"))
+    fn stamps(&self) -> Stamps {
+        Stamps {
+            // No store yet is an empty registry, no failure.
+            index: Stamp::of(&store(&self.host).join("index.json")),
+            generation: Stamp::of(&self.host.state(Part::Node.name())),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -245,19 +258,19 @@ impl Registry {
             return Ok(response);
         }
         let part = match text(wanted, header::IF_RANGE) {
-            Some(condition) if condition != etag => Part::Whole,
-            _ => Part::of(text(wanted, header::RANGE), blob.size),
+            Some(condition) if condition != etag => Wanted::Whole,
+            _ => Wanted::of(text(wanted, header::RANGE), blob.size),
         };
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, value(media_type));
         let (status, bytes) = match part {
-            Part::Whole => (StatusCode::OK, 0..blob.size),
-            Part::Bytes(bytes) => {
+            Wanted::Whole => (StatusCode::OK, 0..blob.size),
+            Wanted::Bytes(bytes) => {
                 let place = format!("bytes {}-{}/{}", bytes.start, bytes.end - 1, blob.size);
                 headers.insert(header::CONTENT_RANGE, value(&place));
                 (StatusCode::PARTIAL_CONTENT, bytes)
             }
-            Part::Unsatisfiable => return Err(Refusal::range(blob.size)),
+            Wanted::Unsatisfiable => return Err(Refusal::range(blob.size)),
         };
         headers.insert(
             header::CONTENT_LENGTH,
@@ -273,7 +286,7 @@ impl Registry {
     }
 
     async fn open(&self, blob: &Blob, bytes: std::ops::Range<u64>) -> Result<Body, Refusal> {
-        let (root, wanted) = (self.root.clone(), blob.clone());
+        let (root, wanted) = (store(&self.host), blob.clone());
         let opened = tokio::task::spawn_blocking(move || Store::open(&root)?.open_blob(&wanted))
             .await
             .or_err(Kind::Failed, || "opening a blob was interrupted")
@@ -295,6 +308,29 @@ impl Registry {
             }
         }
     }
+}
+
+fn store(host: &Root) -> PathBuf {
+    host.state("store")
+}
+
+/// Reads the names. Where cluster images do not agree, the one that the host runs
+/// is right.
+fn load(host: &Root) -> Result<(Catalog, Vec<Error>)> {
+    let running = || -> Result<Option<Digest>> {
+        let number = generation::current(host, Part::Node)?;
+        let manifest = number
+            .map(|number| generation::load(host, number))
+            .transpose()?;
+        Ok(manifest.map(|manifest| manifest.recipe.image))
+    };
+    let (running, problem) = match running() {
+        Ok(running) => (running, None),
+        Err(problem) => (None, Some(problem)),
+    };
+    let (catalog, mut failures) = Catalog::load(&Store::open(&store(host))?, running)?;
+    failures.extend(problem);
+    Ok((catalog, failures))
 }
 
 /// An error as one line.

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 /// What to send of a blob.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Part {
+pub enum Wanted {
     /// Everything, status 200.
     Whole,
     /// These bytes, status 206. Never empty.
@@ -15,7 +15,7 @@ pub enum Part {
     Unsatisfiable,
 }
 
-impl Part {
+impl Wanted {
     /// Decides from the `Range` header. What is not a single range of bytes is
     /// ignored, as the RFC allows.
     pub fn of(header: Option<&str>, size: u64) -> Self {
@@ -23,7 +23,7 @@ impl Part {
             .and_then(|header| header.strip_prefix("bytes="))
             .and_then(|range| range.trim().split_once('-'))
         else {
-            return Part::Whole;
+            return Wanted::Whole;
         };
         let number = |text: &str| {
             let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -33,22 +33,22 @@ impl Part {
         match (number(first), number(last)) {
             // The last so many bytes.
             (None, Some(count)) if first.is_empty() => match count.min(size) {
-                0 => Part::Unsatisfiable,
-                count => Part::Bytes(size - count..size),
+                0 => Wanted::Unsatisfiable,
+                count => Wanted::Bytes(size - count..size),
             },
             (Some(first), None) if last.is_empty() => Self::between(first, size, size),
             (Some(first), Some(last)) if first <= last => {
                 Self::between(first, last.saturating_add(1).min(size), size)
             }
-            _ => Part::Whole,
+            _ => Wanted::Whole,
         }
     }
 
     fn between(first: u64, end: u64, size: u64) -> Self {
         if first >= size {
-            return Part::Unsatisfiable;
+            return Wanted::Unsatisfiable;
         }
-        Part::Bytes(first..end)
+        Wanted::Bytes(first..end)
     }
 }
 
@@ -59,28 +59,28 @@ mod tests {
     #[test]
     fn single_ranges_are_understood() {
         for (header, part) in [
-            ("bytes=0-", Part::Bytes(0..10)),
-            ("bytes=0-0", Part::Bytes(0..1)),
-            ("bytes=3-5", Part::Bytes(3..6)),
-            ("bytes=9-", Part::Bytes(9..10)),
-            ("bytes=5-99999999999999999999999", Part::Bytes(5..10)),
-            ("bytes=-3", Part::Bytes(7..10)),
-            ("bytes=-30", Part::Bytes(0..10)),
-            ("bytes=10-", Part::Unsatisfiable),
-            ("bytes=10-12", Part::Unsatisfiable),
-            ("bytes=99999999999999999999999-", Part::Unsatisfiable),
-            ("bytes=-0", Part::Unsatisfiable),
+            ("bytes=0-", Wanted::Bytes(0..10)),
+            ("bytes=0-0", Wanted::Bytes(0..1)),
+            ("bytes=3-5", Wanted::Bytes(3..6)),
+            ("bytes=9-", Wanted::Bytes(9..10)),
+            ("bytes=5-99999999999999999999999", Wanted::Bytes(5..10)),
+            ("bytes=-3", Wanted::Bytes(7..10)),
+            ("bytes=-30", Wanted::Bytes(0..10)),
+            ("bytes=10-", Wanted::Unsatisfiable),
+            ("bytes=10-12", Wanted::Unsatisfiable),
+            ("bytes=99999999999999999999999-", Wanted::Unsatisfiable),
+            ("bytes=-0", Wanted::Unsatisfiable),
         ] {
-            assert_eq!(Part::of(Some(header), 10), part, "{header}");
+            assert_eq!(Wanted::of(Some(header), 10), part, "{header}");
         }
-        assert_eq!(Part::of(Some("bytes=0-"), 0), Part::Unsatisfiable);
+        assert_eq!(Wanted::of(Some("bytes=0-"), 0), Wanted::Unsatisfiable);
         assert_eq!(
-            Part::of(Some("bytes=0-"), u64::MAX),
-            Part::Bytes(0..u64::MAX)
+            Wanted::of(Some("bytes=0-"), u64::MAX),
+            Wanted::Bytes(0..u64::MAX)
         );
         assert_eq!(
-            Part::of(Some("bytes=0-18446744073709551615"), u64::MAX),
-            Part::Bytes(0..u64::MAX)
+            Wanted::of(Some("bytes=0-18446744073709551615"), u64::MAX),
+            Wanted::Bytes(0..u64::MAX)
         );
     }
 
@@ -97,8 +97,8 @@ mod tests {
             "items=0-1",
             "bytes 0-1",
         ] {
-            assert_eq!(Part::of(Some(header), 10), Part::Whole, "{header}");
+            assert_eq!(Wanted::of(Some(header), 10), Wanted::Whole, "{header}");
         }
-        assert_eq!(Part::of(None, 10), Part::Whole);
+        assert_eq!(Wanted::of(None, 10), Wanted::Whole);
     }
 }

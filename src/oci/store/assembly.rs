@@ -128,6 +128,7 @@ impl Assembly {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::Store;
 
     #[test]
     fn parts_make_a_blob_in_any_order() {
