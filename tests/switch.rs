@@ -4,10 +4,12 @@
 mod support;
 
 use chasi::error::Kind;
-use chasi::host::Part;
 use chasi::host::generation;
+use chasi::host::recipe::Block;
 use chasi::host::switch::{self, Change, What};
-use support::{Host, directory, file, first, prepare, second};
+use chasi::host::{Part, Recipe};
+use proptest::prelude::*;
+use support::{Entry, Host, directory, file, first, link, path, prepare, program, second};
 
 fn host() -> (tempfile::TempDir, Host) {
     let directory = directory();
@@ -213,4 +215,109 @@ fn generations_are_kept_as_long_as_they_are_needed() {
     assert!(generation::remove(&host.root, 1).is_err());
     host.switch(Part::Node, Some(6)).unwrap();
     assert_eq!(host.read("etc/x.conf"), "5 1.34");
+}
+
+/// What one of the generations, or the user, has at a path; none is nothing.
+type Contents = Vec<Option<u8>>;
+
+const PLACES: [&str; 8] = [
+    "etc/a.conf",
+    "etc/d/b.conf",
+    "etc/d/e/c.conf",
+    "etc/link.conf",
+    "etc/kubernetes/manifests/m.yaml",
+    "usr/bin/p",
+    "usr/local/bin/q",
+    "opt/x/y",
+];
+
+fn random_recipe(host: &Host, contents: &Contents, block: Option<u8>) -> Recipe {
+    let entry = |(place, content): (&&'static str, &Option<u8>)| {
+        let content = (*content)?;
+        let entry = match *place {
+            "etc/link.conf" if content.is_multiple_of(2) => link(&format!("target-{content}")),
+            place if place.starts_with("etc/") => Entry::Mode(
+                0o600 + u32::from(content) * 4,
+                format!("{place} {content}\n"),
+            ),
+            place => program(&format!("{place} {content}")),
+        };
+        Some((*place, entry))
+    };
+    let entries: Vec<_> = PLACES.iter().zip(contents).filter_map(entry).collect();
+    let mut recipe = host.recipe(&[&entries]);
+    recipe.blocks = block
+        .map(|content| Block {
+            path: path("etc/hosts"),
+            content: format!("127.0.0.1 api-{content}\n"),
+        })
+        .into_iter()
+        .collect();
+    recipe
+}
+
+fn place_on_host(place: &str) -> String {
+    place.replace("usr/bin/", "usr/local/bin/")
+}
+
+fn contents() -> impl Strategy<Value = Contents> {
+    proptest::collection::vec(proptest::option::of(0..3_u8), PLACES.len())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn there_and_back_is_byte_identical_for_any_two_generations(
+        one in contents(),
+        two in contents(),
+        users in contents(),
+        blocks in (proptest::option::of(0..3_u8), proptest::option::of(0..3_u8)),
+        edits in proptest::collection::vec(proptest::bool::weighted(0.2), PLACES.len()),
+    ) {
+        let directory = directory();
+        let host = Host::at(&directory.path().join("host"));
+        host.store();
+        for (place, content) in PLACES.iter().zip(&users) {
+            if let Some(content) = content {
+                // Often byte for byte what a generation has.
+                host.write(&place_on_host(place), &format!("{place} {content}\n"));
+            }
+        }
+        let before = host.live();
+        let (one_recipe, two_recipe) = (random_recipe(&host, &one, blocks.0), random_recipe(&host, &two, blocks.1));
+        host.become_(&one_recipe);
+        let at_one = host.live();
+        host.become_(&two_recipe);
+        host.become_(&one_recipe);
+        at_one.assert_same(&host.live(), "the first generation, before and after the second");
+
+        // What a user changes survives every switch.
+        let edited: Vec<String> = PLACES
+            .iter()
+            .zip(&one)
+            .zip(&edits)
+            .filter(|((_, content), edit)| content.is_some() && **edit)
+            .map(|((place, _), _)| place_on_host(place))
+            .collect();
+        for place in &edited {
+            std::fs::remove_file(host.files.join(place)).unwrap();
+            host.write(place, "edited\n");
+        }
+        host.become_(&two_recipe);
+        host.become_(&one_recipe);
+        for part in Part::ALL {
+            host.switch(part, None).unwrap();
+        }
+        let after = host.live();
+        for place in &edited {
+            prop_assert_eq!(host.read(place), "edited\n");
+        }
+        let is_edit = |line: &String| edited.iter().any(|place| {
+            // The directories that an edited file keeps are its own as well.
+            line.split(' ').nth(1).is_some_and(|at| place.starts_with(at.trim_end_matches(':')))
+        });
+        let difference: Vec<_> = before.difference(&after).into_iter().filter(|line| !is_edit(line)).collect();
+        prop_assert!(difference.is_empty(), "{}", difference.join("\n"));
+    }
 }

@@ -23,6 +23,7 @@ pub mod boot;
 pub mod facts;
 pub mod generation;
 pub mod journal;
+pub mod leave;
 pub mod object;
 mod part;
 pub mod recipe;

@@ -1,0 +1,109 @@
+//! Leaving a host: everything as it was before chasi came.
+//!
+//! What runs there (containers, mounts, network interfaces, rules of the
+//! firewall) must have been ended before; this is about files and settings.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::before::Before;
+use super::journal::{Journal, Operation};
+use super::{Part, Root, generation, object, setting, switch, unit};
+use crate::error::{Kind, Result, ResultExt};
+use crate::event::Context;
+use crate::file;
+
+/// What was left as it is, and why.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Left {
+    /// Files that a user changed, and that therefore stay.
+    pub kept: Vec<String>,
+    /// What could not be put back.
+    pub notes: Vec<String>,
+}
+
+/// What an agent needs until its end, in chasi's directory: it removes that
+/// itself. The others go in this order: the journal last, so that what was
+/// interrupted is known as long as possible.
+const AGENTS: [&str; 3] = ["agent", "lock", "cluster"];
+const LAST: &str = "journal";
+/// The cluster's lock, which is held until the end of the run.
+const AGENTS_IN_CLUSTER: [&str; 2] = ["lock", "fence"];
+
+/// Leaves the host. Interrupted, it is to be done again. Only for the one who may
+/// change the host, when nothing is pending.
+pub fn leave(root: &Root, journal: &Journal, ctx: &Context) -> Result<Left> {
+    let begun = journal.begin(Operation::Leave)?;
+    let mut left = Left::default();
+    stop_units(root)?;
+    for part in [Part::Node, Part::ControlPlane] {
+        let changes = switch::switch(root, journal, part, None, ctx)?;
+        left.kept.extend(changes.kept);
+    }
+    if root.is_live() {
+        unit::reload()?;
+    }
+    left.notes = setting::undo(root)?;
+    remove_directories(root)?;
+    journal.commit(begun)?;
+    remove_state(root)?;
+    Ok(left)
+}
+
+/// A unit whose file is gone cannot be stopped by its name.
+fn stop_units(root: &Root) -> Result<()> {
+    let Some(number) = generation::current(root, Part::Node)?.filter(|_| root.is_live()) else {
+        return Ok(());
+    };
+    let units = generation::load(root, number)?.units;
+    unit::stop(&units.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Removes what is empty of the directories that chasi made, the deepest first.
+fn remove_directories(root: &Root) -> Result<()> {
+    let mut batch = file::Batch::default();
+    for path in Before::load(root)?.directories.iter().rev() {
+        let place = root.resolve(path)?;
+        // A link in its place is someone else's.
+        if fs::symlink_metadata(&place).is_ok_and(|found| found.is_dir()) {
+            root.allow("remove", &place)?;
+            batch.remove_empty_directory(&place)?;
+        }
+    }
+    batch.finish()
+}
+
+fn remove_state(root: &Root) -> Result<()> {
+    remove_all_but(root, &root.state("cluster"), &AGENTS_IN_CLUSTER)?;
+    remove_all_but(root, &root.state(""), &[&AGENTS[..], &[LAST]].concat())?;
+    remove_all_but(root, &root.state(""), &AGENTS)
+}
+
+fn remove_all_but(root: &Root, directory: &Path, kept: &[&str]) -> Result<()> {
+    for path in object::list(directory)? {
+        if path
+            .file_name()
+            .is_some_and(|name| kept.iter().any(|kept| name == *kept))
+        {
+            continue;
+        }
+        root.allow("remove", &path)?;
+        let is_directory = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+        let result = if is_directory {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        result.or_err(Kind::System, || {
+            format!("cannot remove `{}`", path.display())
+        })?;
+    }
+    if !directory.is_dir() {
+        return Ok(());
+    }
+    file::sync_directory(directory).or_err(Kind::System, || {
+        format!("cannot sync `{}`", directory.display())
+    })
+}
