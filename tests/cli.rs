@@ -26,7 +26,9 @@ fn stderr(command: &mut Command) -> String {
 fn commands() -> Vec<(String, clap::Command)> {
     fn walk(name: &str, command: &clap::Command, found: &mut Vec<(String, clap::Command)>) {
         // What the environment of the tests has does not belong into a snapshot.
-        let pinned = command.clone().mut_args(|argument| argument.hide_env_values(true));
+        let pinned = command
+            .clone()
+            .mut_args(|argument| argument.hide_env_values(true));
         found.push((name.to_owned(), pinned));
         for child in command.get_subcommands() {
             if !child.is_hide_set() && child.get_name() != "help" {

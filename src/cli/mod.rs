@@ -47,11 +47,7 @@ use crate::error::Result;
 
 /// Builds OCI cluster images and applies them over SSH to bare machines.
 #[derive(Parser)]
-#[command(
-    name = "chasi",
-    version,
-    max_term_width = 100
-)]
+#[command(name = "chasi", version, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
     global: shell::Global,

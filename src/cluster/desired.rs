@@ -14,7 +14,7 @@ use crate::host::Recipe;
 use crate::host::facts::Facts;
 use crate::host::recipe::{Block, ExtraFile};
 use crate::kube::{NodeState, Taint};
-use crate::node::balancer::Seeds;
+use crate::node::balancer::{Seeds, seeds};
 use crate::oci::image::{LABEL_DISTRIBUTION, LABEL_KUBERNETES, Rootfs};
 use crate::oci::{ClusterImage, Platform};
 use crate::spec;
@@ -598,11 +598,11 @@ fn files(
     }
     let local = (node.role == Role::ControlPlane)
         .then(|| SocketAddr::new(node.node_ip(), distro::API_PORT));
-    let seeds = Seeds {
+    let servers = Seeds {
         local,
         servers: servers.to_vec(),
     };
-    add(seeds::PATH, 0o644, seeds.content())?;
+    add(seeds::PATH, 0o644, servers.content())?;
     if !cluster.settings.sysctls.is_empty() {
         let lines: String = cluster
             .settings

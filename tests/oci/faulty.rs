@@ -283,6 +283,9 @@ async fn a_registry_that_is_busy_is_asked_again_but_not_for_ever() {
     assert_eq!(registry.served.requests.load(Ordering::Relaxed), 6);
 }
 
+/// What a faulty registry answers.
+type Lie = Box<dyn Fn() -> Response + Send + Sync>;
+
 #[tokio::test]
 async fn lies_are_refused_and_leave_nothing() {
     let case = case();
@@ -300,7 +303,7 @@ async fn lies_are_refused_and_leave_nothing() {
         wrong
     };
     let schema1 = serde_json::json!({"schemaVersion": 1, "name": "x", "fsLayers": []}).to_string();
-    let table: Vec<(&str, Kind, &str, Box<dyn Fn() -> Response + Send + Sync>)> = vec![
+    let table: Vec<(&str, Kind, &str, Lie)> = vec![
         (
             "has the digest",
             Kind::Integrity,
@@ -411,7 +414,7 @@ async fn lies_are_refused_and_leave_nothing() {
         let layer = case.layer.digest.to_string();
         let registry = Faulty::start((*case.hold).clone(), move |path, _, _| {
             let is_meant = path.contains(part) && (part != "/blobs/" || path.ends_with(&layer));
-            is_meant.then(|| lie())
+            is_meant.then(&lie)
         })
         .await;
         let (pulled, to) = pull(&registry, &case.root).await;

@@ -186,7 +186,9 @@ fn start_units_of(
     unit::reload()?;
     let held = |name: &&str| !HELD.contains(name);
     // Parameters and modules of the generation's files, before what needs them.
-    unit::restart(&["systemd-modules-load.service", "systemd-sysctl.service"])?;
+    for refused in setting::apply_kernel(root, number)? {
+        context.warn(refused.to_string());
+    }
     let all = generation::load(root, number)?.units;
     let mut affected: Vec<&str> = changes
         .affected

@@ -3,6 +3,7 @@
 //! modules-load.d(5) and sysctl.d(5). systemd applies the same files at each boot.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io;
 
@@ -26,6 +27,20 @@ pub struct Refused {
     pub seen: Option<String>,
     /// Why it was not taken.
     pub why: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the kernel does not take `{}` = {}",
+            self.name, self.wanted
+        )?;
+        if let Some(seen) = &self.seen {
+            write!(f, " (it is {seen})")?;
+        }
+        write!(f, ": {}", self.why)
+    }
 }
 
 /// What a generation asks of the kernel.
