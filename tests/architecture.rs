@@ -42,6 +42,8 @@ fn without_quoted(line: &str) -> String {
         .filter(|&character| {
             if character == '"' && before != '\\' && before != '\'' {
                 quoted = !quoted;
+                before = character;
+                return false;
             }
             before = character;
             !quoted
@@ -259,7 +261,7 @@ fn only_the_command_line_prints_reads_the_environment_and_exits() {
 fn modules_say_what_they_are_for() {
     let mut wrong = Vec::new();
     for source in sources() {
-        if !source.text.starts_with("//! ") {
+        if !source.is_test() && !source.text.starts_with("//! ") {
             wrong.push(format!("src/{} does not begin with `//!`", source.path));
         }
     }

@@ -11,6 +11,8 @@
 //! whose agent there is gone. With a majority of such hosts that run has lost the
 //! lock: it is taken over. With a minority it may still be at work elsewhere.
 
+use std::collections::BTreeMap;
+
 use futures::future::join_all;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
@@ -71,6 +73,28 @@ impl ClusterLock {
         };
         lock.write(&lock.record).await?;
         lock.enter(members).await?;
+        Ok(lock)
+    }
+
+    /// Takes the lock by way of the control planes among `clients`, and lets this
+    /// run in on all of them. `control_planes` are the names of all that the
+    /// cluster has.
+    pub async fn take(
+        context: &Context,
+        run: &str,
+        who: &str,
+        clients: &BTreeMap<String, Client>,
+        control_planes: &[&str],
+    ) -> Result<ClusterLock> {
+        let (mut members, mut others) = (Vec::new(), Vec::new());
+        for (name, client) in clients {
+            match control_planes.contains(&name.as_str()) {
+                true => members.push(client.clone()),
+                false => others.push(client.clone()),
+            }
+        }
+        let lock = ClusterLock::acquire(context, run, who, &members, control_planes.len()).await?;
+        lock.enter(&others).await?;
         Ok(lock)
     }
 

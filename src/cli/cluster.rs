@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::Shell;
 use super::places;
 use crate::cluster::access::{Environment, targets};
+use crate::cluster::connect::Visitor;
+use crate::cluster::plan::LeftOut;
 use crate::cluster::run::Request;
-use crate::cluster::status;
+use crate::cluster::{delete, status};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
 use crate::oci::{Blob, Reference, Store};
@@ -213,10 +215,23 @@ impl Chosen {
         Ok(status::Request {
             targets: self.targets()?,
             cluster: self.clusterfile.cluster.clone(),
-            run: run_identifier(),
-            who: who(),
-            program: program()?,
+            visitor: visitor()?,
         })
+    }
+
+    /// A request to take the cluster off its hosts.
+    pub fn delete(&self, dry_run: bool) -> Result<delete::Request> {
+        Ok(delete::Request {
+            targets: self.targets()?,
+            cluster: self.clusterfile.cluster.clone(),
+            visitor: visitor()?,
+            dry_run,
+        })
+    }
+
+    /// Forgets where the cluster was described.
+    pub fn forget(&self) -> Result<()> {
+        file::remove(&note_path(&self.name())?)
     }
 
     /// A request to bring the cluster to what was asked for.
@@ -228,12 +243,31 @@ impl Chosen {
             cluster: self.clusterfile.cluster.clone(),
             store,
             index,
-            run: run_identifier(),
-            who: who(),
-            program: program()?,
+            visitor: visitor()?,
             dry_run,
         })
     }
+}
+
+/// Fails when hosts were left out, and says why and how to go on.
+pub fn not_done(left_out: &[LeftOut]) -> Result<()> {
+    if left_out.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = left_out.iter().map(|one| one.host.as_str()).collect();
+    let mut error = Error::new(Kind::Partial, format!("not done: {}", names.join(", ")));
+    for one in left_out {
+        error = error.hint(format!("{}: {}", one.host, one.reason));
+    }
+    Err(error.hint("when that is mended, run the same command again: it does the rest"))
+}
+
+fn visitor() -> Result<Visitor> {
+    Ok(Visitor {
+        run: run_identifier(),
+        who: who(),
+        program: program()?,
+    })
 }
 
 /// A name for this run: its time and process, unique enough on one machine and

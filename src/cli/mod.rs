@@ -12,6 +12,7 @@ mod build;
 mod cluster;
 mod completion;
 mod config;
+mod delete;
 mod fsck;
 mod images;
 mod inspect;
@@ -80,6 +81,7 @@ enum Command {
     Run(run::Args),
     Status(status::Args),
     Kubeconfig(kubeconfig::Args),
+    Delete(delete::Args),
 }
 
 impl Command {
@@ -132,5 +134,6 @@ fn run(command: Command, shell: &Shell) -> Result<()> {
         Command::Run(args) => args.run(shell),
         Command::Status(args) => args.run(shell),
         Command::Kubeconfig(args) => args.run(shell),
+        Command::Delete(args) => args.run(shell),
     }
 }

@@ -103,19 +103,7 @@ impl Args {
             Format::Json => shell.json(report)?,
             Format::Table => shell.result(&summary(report))?,
         }
-        if report.left_out.is_empty() {
-            return Ok(());
-        }
-        let names: Vec<&str> = report
-            .left_out
-            .iter()
-            .map(|one| one.host.as_str())
-            .collect();
-        let mut error = Error::new(Kind::Partial, format!("not done: {}", names.join(", ")));
-        for one in &report.left_out {
-            error = error.hint(format!("{}: {}", one.host, one.reason));
-        }
-        Err(error.hint("when that is mended, run the same command again: it does the rest"))
+        super::cluster::not_done(&report.left_out)
     }
 }
 

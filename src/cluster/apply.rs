@@ -9,16 +9,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::join_all;
+use tokio::sync::oneshot;
 
 use super::desired::{Desired, DesiredHost};
 use super::plan::{Action, Plan, Stage, Step};
 use crate::agent::Client;
 use crate::agent::calls::distro::*;
 use crate::agent::calls::host::*;
-use crate::agent::send_blobs;
+use crate::agent::{Destination, distribute};
 use crate::distro::Role;
 use crate::distro::kubeadm::credential::Server;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event::{Context, Event};
 use crate::host::Part;
 use crate::kube::ObjectName;
@@ -61,10 +62,9 @@ impl Run<'_> {
     /// Does all steps of the plan.
     pub async fn carry_out(&self, plan: &Plan) -> Result<Outcome> {
         let outcome = Mutex::new(Outcome::default());
-        let objects: Mutex<Vec<ObjectName>> = Mutex::default();
         for stage in &plan.stages {
             self.context.check_cancelled()?;
-            let work = self.stage(stage, &outcome, &objects);
+            let work = self.stage(stage, &outcome);
             self.context.phase(&stage.name, work).await;
             self.context.check_cancelled()?;
             self.still_possible(stage, &outcome)?;
@@ -72,14 +72,11 @@ impl Run<'_> {
         Ok(outcome.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn stage(
-        &self,
-        stage: &Stage,
-        outcome: &Mutex<Outcome>,
-        objects: &Mutex<Vec<ObjectName>>,
-    ) {
-        if stage.name == "credentials" {
-            return self.credentials(stage, outcome).await;
+    async fn stage(&self, stage: &Stage, outcome: &Mutex<Outcome>) {
+        match stage.name.as_str() {
+            "copy" => return self.copy(stage, outcome).await,
+            "credentials" => return self.credentials(stage, outcome).await,
+            _ => {}
         }
         let hosts: BTreeSet<&str> = stage.steps.iter().map(|step| step.host.as_str()).collect();
         join_all(hosts.into_iter().map(|host| async move {
@@ -87,7 +84,7 @@ impl Run<'_> {
                 if self.context.cancel.is_cancelled() || has_failed(outcome, host) {
                     return;
                 }
-                let work = self.step(step, objects);
+                let work = self.step(step);
                 let result = self
                     .context
                     .step(Some(host), step.action.describe(), work)
@@ -159,20 +156,11 @@ impl Run<'_> {
             })
     }
 
-    async fn step(&self, step: &Step, objects: &Mutex<Vec<ObjectName>>) -> Result<()> {
+    async fn step(&self, step: &Step) -> Result<()> {
         let client = self.client(&step.host)?;
         let host = self.host(&step.host)?;
         let address = host.node.node_ip();
         match &step.action {
-            Action::Copy { blobs, .. } => {
-                send_blobs(self.context, client, self.store, blobs, &self.desired.image).await?;
-                client
-                    .call(TagImage {
-                        reference: self.desired.image.clone(),
-                        index: self.index.clone(),
-                    })
-                    .await
-            }
             Action::Stage { .. } => {
                 let recipe = host.recipe.clone();
                 client.call(StageGeneration { recipe }).await.map(|_| ())
@@ -215,9 +203,9 @@ impl Run<'_> {
                     })
                     .await
             }
-            Action::Credential => Err(Error::new(
+            Action::Copy { .. } | Action::Credential => Err(Error::new(
                 Kind::Failed,
-                "credentials are given to all hosts together",
+                "this is done on all hosts together",
             )),
             Action::AddEtcdMember => self.add_etcd_member(host).await,
             Action::SwitchControlPlane { .. } => {
@@ -239,21 +227,15 @@ impl Run<'_> {
                         seconds: API_PATIENCE,
                     })
                     .await?;
-                let applied = client
-                    .call(ApplyObjects {
-                        address,
-                        identity: *identity,
-                        dns_forward: self.desired.dns_forward,
-                    })
-                    .await?;
-                *objects.lock().unwrap_or_else(PoisonError::into_inner) = applied;
-                Ok(())
+                let call = ApplyObjects {
+                    address,
+                    identity: *identity,
+                    dns_forward: self.desired.dns_forward,
+                };
+                client.call(call).await
             }
             Action::RecordObjects { identity } => {
-                let objects = objects
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone();
+                let objects = self.recorded_objects(&step.host).await?;
                 client
                     .call(RecordObjects {
                         identity: *identity,
@@ -335,6 +317,82 @@ impl Run<'_> {
         }
         Err(last
             .unwrap_or_else(|| Error::new(Kind::Unreachable, "no control plane can be reached")))
+    }
+
+    /// Brings the image to all hosts at once, which pass it on to each other.
+    async fn copy(&self, stage: &Stage, outcome: &Mutex<Outcome>) {
+        let mut blobs: Vec<Blob> = Vec::new();
+        let mut hosts = Vec::new();
+        let mut destinations = Vec::new();
+        for step in &stage.steps {
+            let (Action::Copy { blobs: lacking, .. }, Ok(client), Ok(host)) =
+                (&step.action, self.client(&step.host), self.host(&step.host))
+            else {
+                continue;
+            };
+            blobs.extend(
+                lacking
+                    .iter()
+                    .filter(|blob| !blobs.contains(blob))
+                    .cloned()
+                    .collect::<Vec<_>>(),
+            );
+            let (end, ended) = oneshot::channel();
+            destinations.push(Destination {
+                client: client.clone(),
+                address: Some(host.node.node_ip()),
+            });
+            hosts.push((step, client, end, ended));
+        }
+        let (waiting, ends): (Vec<_>, Vec<_>) = hosts
+            .into_iter()
+            .map(|(step, client, end, ended)| ((step, client, ended), end))
+            .unzip();
+        let sending = async {
+            let image = &self.desired.image;
+            let sent = distribute(self.context, self.store, &blobs, &destinations, image).await;
+            for (end, sent) in ends.into_iter().zip(sent) {
+                // The step that waits for it may have been dropped.
+                let _ = end.send(sent);
+            }
+        };
+        let steps = join_all(waiting.into_iter().map(|(step, client, ended)| async move {
+            let work = async {
+                ended
+                    .await
+                    .or_err(Kind::Failed, || "copying ended without a result")??;
+                client
+                    .call(TagImage {
+                        reference: self.desired.image.clone(),
+                        index: self.index.clone(),
+                    })
+                    .await
+            };
+            let result = self
+                .context
+                .step(Some(&step.host), step.action.describe(), work)
+                .await;
+            note(outcome, step, result);
+        }));
+        futures::join!(sending, steps);
+    }
+
+    /// The cluster's own objects as another control plane recorded them.
+    async fn recorded_objects(&self, host: &str) -> Result<Vec<ObjectName>> {
+        let others = self
+            .control_planes()
+            .filter(|other| other.node.name != host)
+            .filter_map(|other| self.client(&other.node.name).ok());
+        for other in others {
+            let objects = other.call(ReadObjects {}).await?;
+            if !objects.is_empty() {
+                return Ok(objects);
+            }
+        }
+        Err(Error::new(
+            Kind::Failed,
+            "no control plane knows which objects were applied",
+        ))
     }
 
     /// Requests from all hosts, one visit to the authority, certificates to all.

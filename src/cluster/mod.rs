@@ -9,6 +9,8 @@
 pub mod access;
 pub mod apply;
 pub mod checks;
+pub mod connect;
+pub mod delete;
 pub mod desired;
 pub mod plan;
 pub mod run;

@@ -4,7 +4,6 @@
 //! and plans. [`Prepared::apply`] carries the plan out and verifies the result.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -12,13 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use super::apply::{Outcome, Run};
 use super::checks::{self, Finding};
+use super::connect::{self, Visitor, connect, farewell};
 use super::desired::{Desired, Known, desired};
 use super::plan::{LeftOut, Plan, plan};
 use super::survey::{HostState, Survey};
 use crate::agent::calls::blobs::BlobsMissing;
 use crate::agent::calls::distro::{ClusterReport, ClusterState};
 use crate::agent::calls::host::{CheckSettings, HostReport, ReadHost};
-use crate::agent::{self, Client, InstallOptions};
+use crate::agent::{Client, ClusterLock};
 use crate::distro::Role;
 use crate::error::{Error, Kind, Result};
 use crate::event::Context;
@@ -31,8 +31,6 @@ use crate::spec;
 const SETTLING: Duration = Duration::from_secs(300);
 /// How often they are looked at.
 const BEAT: Duration = Duration::from_millis(500);
-/// How long to wait for another run to end, when one holds a host's lock.
-const LOCK_PATIENCE: Duration = Duration::from_secs(120);
 
 /// What to run, where, as whom.
 pub struct Request {
@@ -44,12 +42,8 @@ pub struct Request {
     pub store: Store,
     /// The image's index in the store.
     pub index: Blob,
-    /// The run's identifier.
-    pub run: String,
-    /// Who runs it, and where: `user@machine`.
-    pub who: String,
-    /// This program, to be copied to hosts.
-    pub program: PathBuf,
+    /// In whose name.
+    pub visitor: Visitor,
     /// Whether only to look.
     pub dry_run: bool,
 }
@@ -81,7 +75,7 @@ pub struct Report {
 /// Connects, asks, checks and plans. Changes nothing.
 pub async fn prepare(context: &Context, request: Request) -> Result<Prepared> {
     let image = ClusterImage::open(&request.store, &request.index)?;
-    let (clients, left_out) = context.phase("connect", connect(context, &request)).await?;
+    let (clients, left_out) = context.phase("connect", enter(context, &request)).await?;
     let prepared = look(context, &request, &image, &clients, left_out).await;
     match prepared {
         Ok((desired, plan, findings)) => Ok(Prepared {
@@ -92,7 +86,7 @@ pub async fn prepare(context: &Context, request: Request) -> Result<Prepared> {
             findings,
         }),
         Err(error) => {
-            farewell(clients).await;
+            farewell(clients.into_values()).await;
             Err(error)
         }
     }
@@ -130,40 +124,32 @@ async fn look(
 
 /// One agent on each host that can be reached. Hosts that cannot are left out,
 /// as long as what must be there is there.
-async fn connect(
+async fn enter(
     context: &Context,
     request: &Request,
 ) -> Result<(BTreeMap<String, Client>, Vec<LeftOut>)> {
-    let mut options = InstallOptions::new(&request.run, &request.who, &request.program);
-    if !request.dry_run {
-        options = options.with_lock(LOCK_PATIENCE);
-    }
-    let options = &options;
-    let answers = join_all(request.targets.iter().map(|target| async move {
-        let work = agent::connect(context, target, options);
-        (
-            target,
-            context.step(Some(&target.name), "connect", work).await,
-        )
-    }))
-    .await;
-    let mut clients = BTreeMap::new();
-    let mut problems = Vec::new();
-    for (target, answer) in answers {
-        match answer {
-            Ok(client) => {
-                clients.insert(target.name.clone(), client);
-            }
-            Err(error) => problems.push((target.name.clone(), error)),
-        }
-    }
+    let options = if request.dry_run {
+        request.visitor.looking()
+    } else {
+        request.visitor.changing()
+    };
+    let (clients, problems) = connect::sort(connect(context, &request.targets, &options).await);
     match enough(request, &clients, problems) {
         Ok(left_out) => Ok((clients, left_out)),
         Err(error) => {
-            farewell(clients).await;
+            farewell(clients.into_values()).await;
             Err(error)
         }
     }
+}
+
+/// The names of all control planes.
+fn control_planes(cluster: &spec::Cluster) -> Vec<&str> {
+    cluster
+        .hosts
+        .control_planes()
+        .map(|host| host.name.as_str())
+        .collect()
 }
 
 /// A run can do without workers, and without a minority of the control planes,
@@ -173,12 +159,7 @@ fn enough(
     clients: &BTreeMap<String, Client>,
     problems: Vec<(String, Error)>,
 ) -> Result<Vec<LeftOut>> {
-    let control_planes: Vec<&str> = request
-        .cluster
-        .hosts
-        .control_planes()
-        .map(|host| host.name.as_str())
-        .collect();
+    let control_planes = control_planes(&request.cluster);
     let reached = control_planes
         .iter()
         .filter(|name| clients.contains_key(**name))
@@ -188,15 +169,7 @@ fn enough(
         if error.kind() != Kind::Unreachable || reached * 2 <= control_planes.len() {
             return Err(error.on_host(host));
         }
-        let cause = error
-            .causes()
-            .last()
-            .map(|cause| format!(": {cause}"))
-            .unwrap_or_default();
-        left_out.push(LeftOut {
-            host,
-            reason: format!("{error}{cause}"),
-        });
+        left_out.push(LeftOut::because(host, &error));
     }
     Ok(left_out)
 }
@@ -303,13 +276,13 @@ async fn cluster_state(
 impl Prepared {
     /// Ends the connections without changing anything.
     pub async fn abandon(self) {
-        farewell(self.clients).await;
+        farewell(self.clients.into_values()).await;
     }
 
     /// Carries the plan out, verifies, and ends the connections.
     pub async fn apply(self, context: &Context) -> Result<Report> {
         let result = self.change(context).await;
-        farewell(self.clients).await;
+        farewell(self.clients.into_values()).await;
         result
     }
 
@@ -319,29 +292,51 @@ impl Prepared {
             desired: &self.desired,
             clients: &self.clients,
             store: &self.request.store,
-            run: &self.request.run,
+            run: &self.request.visitor.run,
             index: &self.request.index,
         };
-        let outcome = run.carry_out(&self.plan).await?;
+        let outcome = match self.plan.is_empty() {
+            // Who changes nothing keeps nobody out.
+            true => Outcome::default(),
+            false => self.carry_out(&run).await?,
+        };
         let state = context
             .phase("verify", self.verify(context, &outcome))
             .await?;
         let mut left_out = self.plan.left_out.clone();
-        left_out.extend(outcome.failed.iter().map(|(host, error)| {
-            LeftOut {
-                host: host.clone(),
-                reason: std::iter::once(error.to_string())
-                    .chain(error.causes().map(ToString::to_string))
-                    .collect::<Vec<_>>()
-                    .join(": "),
-            }
-        }));
+        left_out.extend(
+            outcome
+                .failed
+                .iter()
+                .map(|(host, error)| LeftOut::because(host, error)),
+        );
         Ok(Report {
             cluster: self.desired.cluster.name.clone(),
             steps: outcome.done.len(),
             state,
             left_out,
         })
+    }
+
+    /// Carries the plan out under the cluster's lock.
+    async fn carry_out(&self, run: &Run<'_>) -> Result<Outcome> {
+        let visitor = &self.request.visitor;
+        let control_planes = control_planes(&self.request.cluster);
+        let lock = ClusterLock::take(
+            run.context,
+            &visitor.run,
+            &visitor.who,
+            &self.clients,
+            &control_planes,
+        )
+        .await?;
+        let outcome = tokio::select! {
+            outcome = run.carry_out(&self.plan) => outcome,
+            lost = lock.watch() => return Err(lost),
+        };
+        let released = lock.release().await;
+        let outcome = outcome?;
+        released.map(|()| outcome)
     }
 
     /// Waits until all nodes that this run is about are ready, and the pods of
@@ -435,9 +430,4 @@ fn unready(report: &ClusterReport, expected: &[&str]) -> Vec<String> {
         unready.push("no system pod has been created".into());
     }
     unready
-}
-
-async fn farewell(clients: BTreeMap<String, Client>) {
-    // An agent that cannot say goodbye ends by itself.
-    join_all(clients.into_values().map(Client::bye)).await;
 }

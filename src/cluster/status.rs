@@ -1,14 +1,13 @@
 //! What a cluster is now: `chasi status`, and the administrator's kubeconfig.
 //! Only looks; takes no lock.
 
-use std::path::PathBuf;
-
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
+use super::connect::{Visitor, connect, farewell};
 use crate::agent::calls::distro::{ClusterReport, ClusterState, ReadKubeconfig};
 use crate::agent::calls::host::{HostReport, ReadHost};
-use crate::agent::{self, Client, InstallOptions};
+use crate::agent::{self, Client};
 use crate::error::{Error, Kind, Result};
 use crate::event::Context;
 use crate::remote::Target;
@@ -20,12 +19,8 @@ pub struct Request {
     pub cluster: spec::Cluster,
     /// How to get into each host.
     pub targets: Vec<Target>,
-    /// The run's identifier.
-    pub run: String,
-    /// Who asks, and where: `user@machine`.
-    pub who: String,
-    /// This program, to be copied to hosts.
-    pub program: PathBuf,
+    /// In whose name.
+    pub visitor: Visitor,
 }
 
 /// A cluster as it is.
@@ -59,15 +54,9 @@ pub struct Node {
 
 /// Asks all hosts, and the API by way of the first control plane that answers.
 pub async fn status(context: &Context, request: &Request) -> Result<Status> {
-    let clients = connect(context, request).await;
+    let clients = connect(context, &request.targets, &request.visitor.looking()).await;
     let answer = look(request, &clients).await;
-    join_all(
-        clients
-            .into_iter()
-            .filter_map(|(_, client)| client.ok())
-            .map(Client::bye),
-    )
-    .await;
+    farewell(clients.into_iter().filter_map(|(_, client)| client.ok())).await;
     answer
 }
 
@@ -114,7 +103,7 @@ fn bracketed(address: &str) -> String {
 }
 
 async fn fetch(context: &Context, request: &Request, target: &Target) -> Result<String> {
-    let client = agent::connect(context, target, &options(request)).await?;
+    let client = agent::connect(context, target, &request.visitor.looking()).await?;
     let answer = client.call(ReadKubeconfig {}).await;
     // An agent that cannot say goodbye ends by itself.
     let _ = client.bye().await;
@@ -136,22 +125,6 @@ fn with_server(kubeconfig: &str, server: &str) -> String {
         text.push('\n');
     }
     text
-}
-
-fn options(request: &Request) -> InstallOptions {
-    InstallOptions::new(&request.run, &request.who, &request.program)
-}
-
-async fn connect(context: &Context, request: &Request) -> Vec<(String, Result<Client>)> {
-    let options = options(request);
-    let options = &options;
-    join_all(request.targets.iter().map(|target| async move {
-        (
-            target.name.clone(),
-            agent::connect(context, target, options).await,
-        )
-    }))
-    .await
 }
 
 async fn look(request: &Request, clients: &[(String, Result<Client>)]) -> Result<Status> {

@@ -28,6 +28,9 @@ pub(super) struct Before {
     pub(super) parameters: BTreeMap<String, Parameter>,
     /// Kernel modules that chasi loaded.
     pub(super) modules: BTreeSet<String>,
+    /// Directories that the cluster uses and that were there before it, with what
+    /// is not chasi's to remove.
+    pub(super) existing: BTreeSet<PathBuf>,
 }
 
 /// How a host was called.

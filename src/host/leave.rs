@@ -3,8 +3,9 @@
 //! What runs there (containers, mounts, network interfaces, rules of the
 //! firewall) must have been ended before; this is about files and settings.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,23 @@ pub fn leave(root: &Root, journal: &Journal, ctx: &Context) -> Result<Left> {
     journal.commit(begun)?;
     remove_state(root)?;
     Ok(left)
+}
+
+/// Notes which of the directories that a cluster will use are there already. To be
+/// called before the cluster comes to the host.
+pub fn note_existing(root: &Root, directories: &[&str]) -> Result<()> {
+    let mut before = Before::load(root)?;
+    let are_there = directories
+        .iter()
+        .filter(|path| root.outside(path).exists())
+        .map(PathBuf::from);
+    before.existing.extend(are_there);
+    before.save(root)
+}
+
+/// What [`note_existing`] noted.
+pub fn existing(root: &Root) -> Result<BTreeSet<PathBuf>> {
+    Ok(Before::load(root)?.existing)
 }
 
 /// A unit whose file is gone cannot be stopped by its name.

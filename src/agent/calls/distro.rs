@@ -155,7 +155,7 @@ pub struct ApplyObjects {
 }
 
 impl Call for ApplyObjects {
-    type Reply = Vec<ObjectName>;
+    type Reply = ();
     const NAME: &'static str = "apply-objects";
     const EFFECT: Effect = Effect::Changes;
 }
@@ -173,6 +173,16 @@ impl Call for RecordObjects {
     type Reply = ();
     const NAME: &'static str = "record-objects";
     const EFFECT: Effect = Effect::Changes;
+}
+
+/// Reads from a control plane which objects were applied last.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReadObjects {}
+
+impl Call for ReadObjects {
+    type Reply = Vec<ObjectName>;
+    const NAME: &'static str = "read-objects";
+    const EFFECT: Effect = Effect::Reads;
 }
 
 /// What the API says of the cluster's nodes and of the pods in some namespaces.

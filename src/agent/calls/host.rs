@@ -7,6 +7,7 @@ use super::distro::HostDistroState;
 use crate::digest::Digest;
 use crate::distro::EtcdStart;
 use crate::host::facts::Facts;
+use crate::host::leave::Left;
 use crate::host::setting::Settings;
 use crate::host::{Part, Recipe};
 
@@ -17,6 +18,9 @@ pub struct ReadHost {}
 /// The answer to [`ReadHost`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HostReport {
+    /// Whether chasi has left anything on the host, beyond what an agent itself
+    /// needs.
+    pub managed: bool,
     /// What it is.
     pub facts: Facts,
     /// How this host's etcd started for the first time, as its control-plane
@@ -119,12 +123,16 @@ impl Call for StartUnits {
     const EFFECT: Effect = Effect::Changes;
 }
 
-/// Takes the cluster off the host and puts everything back as it was.
+/// Takes the cluster off the host and puts everything back as it was. What the
+/// agent itself needs it removes when it ends.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Leave {}
+pub struct Leave {
+    /// The run, for the journal.
+    pub run: String,
+}
 
 impl Call for Leave {
-    type Reply = ();
+    type Reply = Left;
     const NAME: &'static str = "leave";
     const EFFECT: Effect = Effect::Changes;
 }

@@ -128,7 +128,7 @@ pub(super) async fn wait_api(scope: Scope, call: WaitApi) -> Result<()> {
     }
 }
 
-pub(super) async fn apply_objects(scope: Scope, call: ApplyObjects) -> Result<Vec<ObjectName>> {
+pub(super) async fn apply_objects(scope: Scope, call: ApplyObjects) -> Result<()> {
     let (tree, state) = (tree(&scope), scope.root().to_owned());
     let config = root().join(kubeadm::CONFIG);
     let rendered = {
@@ -150,8 +150,7 @@ pub(super) async fn apply_objects(scope: Scope, call: ApplyObjects) -> Result<Ve
     }
     let connection = connect(call.address).await?;
     let applied = kube::apply(&connection, all).await?;
-    write_record(&state, call.identity, applied.clone())?;
-    Ok(applied)
+    write_record(&state, call.identity, applied)
 }
 
 /// The manifests of the cluster image, rendered at staging, in name order.
@@ -203,6 +202,16 @@ fn write_record(
 pub(super) async fn record_objects(scope: Scope, call: RecordObjects) -> Result<()> {
     let state = scope.root().to_owned();
     super::blocking(move || write_record(&state, call.identity, call.objects)).await
+}
+
+pub(super) async fn read_objects(scope: Scope, _: ReadObjects) -> Result<Vec<ObjectName>> {
+    let state = scope.root().to_owned();
+    super::blocking(move || {
+        Ok(record(&state)
+            .map(|record| record.objects)
+            .unwrap_or_default())
+    })
+    .await
 }
 
 pub(super) async fn cluster_state(scope: Scope, call: ClusterState) -> Result<ClusterReport> {

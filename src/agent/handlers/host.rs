@@ -8,14 +8,16 @@ use serde::Deserialize;
 use crate::agent::Scope;
 use crate::agent::calls::distro::DistroState;
 use crate::agent::calls::host::*;
+use crate::agent::server::farewell::is_unmanaged;
 use crate::distro::EtcdStart;
-use crate::distro::kubeadm::static_pods;
+use crate::distro::kubeadm::{static_pods, teardown};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event::Context;
 use crate::file;
 use crate::host::facts::Facts;
 use crate::host::generation;
 use crate::host::journal::Journal;
+use crate::host::leave::{self, Left};
 use crate::host::recipe::{ExtraFile, Recipe};
 use crate::host::{Part, Root, setting, switch, unit};
 use crate::node::{self, balancer::Seeds};
@@ -67,9 +69,11 @@ fn own(root: &Root) -> Result<(Option<EtcdStart>, Vec<String>)> {
 }
 
 pub(super) async fn read_host(scope: Scope, _: ReadHost) -> Result<HostReport> {
-    let (facts, (etcd, stopped)) = super::blocking(|| {
+    let state = scope.root().to_owned();
+    let (managed, facts, (etcd, stopped)) = super::blocking(move || {
         let root = Root::host()?;
-        Ok((Facts::gather(&root)?, own(&root)?))
+        let managed = !is_unmanaged(&state)?;
+        Ok((managed, Facts::gather(&root)?, own(&root)?))
     })
     .await?;
     let program_is_current = program_is_current()?;
@@ -78,6 +82,7 @@ pub(super) async fn read_host(scope: Scope, _: ReadHost) -> Result<HostReport> {
         .map(|server| server.ip());
     let distro = super::distro::distro_state(scope, DistroState {}).await?;
     Ok(HostReport {
+        managed,
         facts,
         etcd,
         stopped,
@@ -135,6 +140,9 @@ fn switch_part(context: &Context, call: &SwitchTo) -> Result<Switched> {
     })?;
     let journal = Journal::open(&root, &call.run)?;
     if call.part == Part::Node {
+        if generation::current(&root, Part::Node)?.is_none() {
+            leave::note_existing(&root, &teardown::DIRECTORIES)?;
+        }
         setting::apply(&root, &call.settings)?;
     }
     let renewed = call.part == Part::Node && install_program(&root)?;
@@ -222,6 +230,25 @@ pub(super) async fn start_units(scope: Scope, call: StartUnits) -> Result<()> {
         names
             .iter()
             .try_for_each(|name| unit::wait_active(name, patience, &context))
+    })
+    .await
+}
+
+/// First what runs, then what it was made from. Running it again does what is
+/// left.
+pub(super) async fn leave_host(scope: Scope, call: Leave) -> Result<Left> {
+    let (state, context) = (scope.root().to_owned(), scope.context.clone());
+    super::blocking(move || {
+        let root = Root::host()?;
+        switch::recover(&root)?;
+        let journal = Journal::open(&root, &call.run)?;
+        // Where no generation ever came into use, a container runtime is someone
+        // else's.
+        if generation::current(&root, Part::Node)?.is_some() {
+            let theirs = leave::existing(&root)?;
+            teardown::teardown(&context, &state, &state.join("node"), &theirs)?;
+        }
+        leave::leave(&root, &journal, &context)
     })
     .await
 }

@@ -34,6 +34,7 @@ pub fn router() -> Router {
         .on(distro::wait_api)
         .on(distro::apply_objects)
         .on(distro::record_objects)
+        .on(distro::read_objects)
         .on(distro::cluster_state)
         .on(distro::set_node)
         .on(distro::read_kubeconfig)
@@ -45,6 +46,7 @@ pub fn router() -> Router {
         .on(host::start_units)
         .on(host::tag_image)
         .on(host::read_journals)
+        .on(host::leave_host)
 }
 
 /// Runs work that blocks away from the connection.

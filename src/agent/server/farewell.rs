@@ -30,7 +30,7 @@ pub(super) fn leave(root: &Path, presence: Presence, lock: Option<HostLock>) -> 
 const OF_A_SESSION: [&str; 3] = ["lock", "cluster/lock", "cluster/fence"];
 
 /// Whether there is nothing but what a session itself makes.
-fn is_unmanaged(root: &Path) -> Result<bool> {
+pub(in crate::agent) fn is_unmanaged(root: &Path) -> Result<bool> {
     Ok(holds_only(root, &["agent", "lock", "cluster"])?
         && holds_only(&root.join("cluster"), &["lock", "fence"])?)
 }

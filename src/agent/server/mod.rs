@@ -1,7 +1,7 @@
 //! The agent's side of the connection: takes calls, runs them by their
 //! [`Effect`], and stops in order when the controller goes.
 
-mod farewell;
+pub(in crate::agent) mod farewell;
 mod router;
 mod scope;
 

@@ -23,7 +23,7 @@ const DYING: Duration = Duration::from_secs(30);
 
 /// Directories that Kubernetes, its runtime and the pod network keep their data
 /// and state in. Removed whole.
-const DIRECTORIES: [&str; 15] = [
+pub const DIRECTORIES: [&str; 15] = [
     "/etc/kubernetes",
     "/etc/cni",
     "/opt/cni",
@@ -69,14 +69,20 @@ const CHAINS: [&str; 6] = [
 ];
 
 /// Takes Kubernetes off this host. `state` is chasi's own directory, from which
-/// the programs run; `tree` holds the packet-filter tools of the image.
-pub fn teardown(context: &Context, state: &Path, tree: &Path) -> Result<()> {
+/// the programs run; `tree` holds the packet-filter tools of the image. Of
+/// [`DIRECTORIES`], those in `theirs` stay.
+pub fn teardown(
+    context: &Context,
+    state: &Path,
+    tree: &Path,
+    theirs: &BTreeSet<PathBuf>,
+) -> Result<()> {
     let steps: [(&str, &dyn Fn() -> Result<()>); 5] = [
         ("stop the services", &stop_services),
         ("end the pods", &|| end_processes(state)),
         ("release the mounts", &unmount),
         ("remove the pod network", &|| remove_network(tree)),
-        ("remove the data", &remove_data),
+        ("remove the data", &|| remove_data(theirs)),
     ];
     for (name, step) in steps {
         context.emit(Event::Detail {
@@ -261,8 +267,11 @@ fn tool(tree: &Path, name: &str) -> Option<PathBuf> {
         .find(|path| path.exists())
 }
 
-fn remove_data() -> Result<()> {
-    for path in DIRECTORIES {
+fn remove_data(theirs: &BTreeSet<PathBuf>) -> Result<()> {
+    for path in DIRECTORIES
+        .iter()
+        .filter(|path| !theirs.contains(Path::new(path)))
+    {
         match fs::remove_dir_all(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error)

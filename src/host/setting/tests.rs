@@ -51,7 +51,7 @@ fn a_host_gets_a_name_and_its_old_one_back() {
 
 #[test]
 fn a_name_that_someone_gave_since_stays() {
-    let (_directory, root) = host(&[("proc/sys/kernel/hostname", "old\n")]);
+    let (_directory, root) = host(&[("proc/sys/kernel/hostname", "old\n"), ("etc/fstab", "")]);
     apply(&root, &named("new")).unwrap();
     fs::write(root.outside(HOSTNAME_FILE), "theirs\n").unwrap();
     undo(&root).unwrap();

@@ -1,0 +1,200 @@
+//! `chasi delete`: takes a cluster off its hosts and puts them back as they were.
+//!
+//! Every host is left by itself, all at once: a host that cannot be reached does
+//! not keep the others from being left. What was done on a host is done; running
+//! it again does the rest.
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+
+use super::connect::{self, Visitor, connect, farewell};
+use super::plan::LeftOut;
+use crate::agent::calls::host::{Leave, ReadHost};
+use crate::agent::{Client, ClusterLock};
+use crate::error::{Error, Kind, Result};
+use crate::event::{Context, Event};
+use crate::remote::Target;
+use crate::spec;
+
+/// Which cluster, and how to reach it.
+pub struct Request {
+    /// What it was.
+    pub cluster: spec::Cluster,
+    /// How to get into each host.
+    pub targets: Vec<Target>,
+    /// In whose name.
+    pub visitor: Visitor,
+    /// Whether only to look.
+    pub dry_run: bool,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The hosts that hold something of it.
+    pub hosts: Vec<String>,
+    /// The hosts that were reached and hold nothing of it.
+    pub bare: Vec<String>,
+    /// The hosts that cannot be reached.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// What was done.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The hosts that are as they were before.
+    pub hosts: Vec<String>,
+    /// Files that a user had changed, and that therefore stayed, by host.
+    pub kept: BTreeMap<String, Vec<String>>,
+    /// Hosts that still hold something of the cluster.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A cluster that was looked at and not changed.
+pub struct Prepared {
+    request: Request,
+    clients: BTreeMap<String, Client>,
+    /// What is to be done.
+    pub plan: Plan,
+}
+
+/// Connects and asks. Changes nothing.
+pub async fn prepare(context: &Context, request: Request) -> Result<Prepared> {
+    let options = if request.dry_run {
+        request.visitor.looking()
+    } else {
+        request.visitor.changing()
+    };
+    let answers = context
+        .phase("connect", connect(context, &request.targets, &options))
+        .await;
+    let (clients, problems) = connect::sort(answers);
+    match plan(&request, &clients, problems).await {
+        Ok(plan) => Ok(Prepared {
+            request,
+            clients,
+            plan,
+        }),
+        Err(error) => {
+            farewell(clients.into_values()).await;
+            Err(error)
+        }
+    }
+}
+
+async fn plan(
+    request: &Request,
+    clients: &BTreeMap<String, Client>,
+    problems: Vec<(String, Error)>,
+) -> Result<Plan> {
+    let mut plan = Plan {
+        cluster: request.cluster.name.to_string(),
+        hosts: Vec::new(),
+        bare: Vec::new(),
+        left_out: Vec::new(),
+    };
+    for (host, error) in problems {
+        // A wrong key or password is to be mended, not to be passed over.
+        if error.kind() != Kind::Unreachable {
+            return Err(error.on_host(host));
+        }
+        plan.left_out.push(LeftOut::because(host, &error));
+    }
+    let reports = join_all(
+        clients
+            .iter()
+            .map(|(name, client)| async move { (name, client.call(ReadHost {}).await) }),
+    )
+    .await;
+    for (name, report) in reports {
+        match report.map_err(|error| error.on_host(name))?.managed {
+            true => plan.hosts.push(name.clone()),
+            false => plan.bare.push(name.clone()),
+        }
+    }
+    Ok(plan)
+}
+
+impl Prepared {
+    /// Ends the connections without changing anything.
+    pub async fn abandon(self) {
+        farewell(self.clients.into_values()).await;
+    }
+
+    /// Leaves the hosts, and ends the connections.
+    pub async fn apply(self, context: &Context) -> Result<Report> {
+        let result = self.change(context).await;
+        farewell(self.clients.into_values()).await;
+        result
+    }
+
+    async fn change(&self, context: &Context) -> Result<Report> {
+        let control_planes: Vec<&str> = self
+            .request
+            .cluster
+            .hosts
+            .control_planes()
+            .map(|host| host.name.as_str())
+            .collect();
+        let lock = ClusterLock::take(
+            context,
+            &self.request.visitor.run,
+            &self.request.visitor.who,
+            &self.clients,
+            &control_planes,
+        )
+        .await?;
+        let work = context.phase("leave", self.leave(context));
+        let report = tokio::select! {
+            report = work => report,
+            lost = lock.watch() => return Err(lost),
+        };
+        lock.release().await?;
+        Ok(report)
+    }
+
+    async fn leave(&self, context: &Context) -> Report {
+        let mut report = Report {
+            cluster: self.plan.cluster.clone(),
+            hosts: self.plan.bare.clone(),
+            kept: BTreeMap::new(),
+            left_out: self.plan.left_out.clone(),
+        };
+        let work = self.plan.hosts.iter().map(|name| async move {
+            let work = async {
+                context.check_cancelled()?;
+                let client = self
+                    .clients
+                    .get(name)
+                    .ok_or_else(|| Error::new(Kind::Failed, "the host was not connected"))?;
+                let run = self.request.visitor.run.clone();
+                client.call(Leave { run }).await
+            };
+            let step = "put the host back as it was";
+            (name, context.step(Some(name), step, work).await)
+        });
+        for (name, left) in join_all(work).await {
+            match left {
+                Err(error) => report.left_out.push(LeftOut::because(name, &error)),
+                Ok(left) => {
+                    for text in left.notes {
+                        let host = Some(name.clone());
+                        context.emit(Event::Warning { host, text });
+                    }
+                    if !left.kept.is_empty() {
+                        report.kept.insert(name.clone(), left.kept);
+                    }
+                    report.hosts.push(name.clone());
+                }
+            }
+        }
+        report.hosts.sort();
+        report
+    }
+}
