@@ -8,8 +8,9 @@ use std::os::unix::fs::MetadataExt;
 
 use chasi::event::Context;
 use chasi::host::journal::Journal;
+use chasi::host::leave::{self, Traces};
 use chasi::host::setting::{self, Settings};
-use chasi::host::{leave, switch};
+use chasi::host::switch;
 use support::{Host, Picture, directory, first, prepare, second};
 
 /// A host before chasi, and the same host in the second of two generations.
@@ -93,6 +94,30 @@ fn what_a_user_changed_stays_and_is_told() {
     assert_eq!(leave(&host).kept, ["/etc/crictl.yaml"]);
     assert_eq!(host.read("etc/crictl.yaml"), "mine now\n");
     assert_eq!(host.read("proc/sys/net/ipv4/ip_forward"), "2");
+}
+
+#[test]
+fn what_the_cluster_set_by_itself_is_put_back_and_what_was_there_is_known() {
+    let directory = directory();
+    let host = Host::at(&directory.path().join("host"));
+    host.write("proc/sys/vm/overcommit_memory", "0\n");
+    host.write("proc/sys/kernel/panic", "5\n");
+    host.write("var/lib/theirs/x", "");
+    prepare(&host);
+    let traces = Traces {
+        directories: &["/var/lib/theirs", "/var/lib/ours"],
+        parameters: &["vm/overcommit_memory", "kernel/panic", "no/such"],
+    };
+    leave::note_existing(&host.root, &traces).unwrap();
+    host.become_(&first(&host));
+    host.write("proc/sys/vm/overcommit_memory", "1\n");
+    assert_eq!(
+        leave::existing(&host.root).unwrap(),
+        [std::path::PathBuf::from("/var/lib/theirs")].into()
+    );
+    leave(&host);
+    assert_eq!(host.read("proc/sys/vm/overcommit_memory"), "0");
+    assert_eq!(host.read("proc/sys/kernel/panic"), "5\n");
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub(super) struct Before {
     /// Directories that the cluster uses and that were there before it, with what
     /// is not chasi's to remove.
     pub(super) existing: BTreeSet<PathBuf>,
+    /// Kernel parameters that the cluster's own programs set, as they were.
+    pub(super) foreign: BTreeMap<String, String>,
 }
 
 /// How a host was called.

@@ -53,19 +53,33 @@ pub fn leave(root: &Root, journal: &Journal, ctx: &Context) -> Result<Left> {
     Ok(left)
 }
 
-/// Notes which of the directories that a cluster will use are there already. To be
-/// called before the cluster comes to the host.
-pub fn note_existing(root: &Root, directories: &[&str]) -> Result<()> {
+/// What the programs of a cluster will make or set on a host by themselves.
+pub struct Traces<'a> {
+    /// Directories.
+    pub directories: &'a [&'a str],
+    /// Kernel parameters, by path below `/proc/sys`.
+    pub parameters: &'a [&'a str],
+}
+
+/// Notes how the host is where a cluster will leave its traces, so that they can be
+/// told from what was there. To be called before the cluster comes to the host.
+pub fn note_existing(root: &Root, traces: &Traces) -> Result<()> {
     let mut before = Before::load(root)?;
-    let are_there = directories
+    let are_there = traces
+        .directories
         .iter()
         .filter(|path| root.outside(path).exists())
         .map(PathBuf::from);
     before.existing.extend(are_there);
+    for name in traces.parameters {
+        if let Some(value) = setting::parameter(root, name)? {
+            before.foreign.entry((*name).to_owned()).or_insert(value);
+        }
+    }
     before.save(root)
 }
 
-/// What [`note_existing`] noted.
+/// The directories of which [`note_existing`] noted that they were there.
 pub fn existing(root: &Root) -> Result<BTreeSet<PathBuf>> {
     Ok(Before::load(root)?.existing)
 }

@@ -17,7 +17,7 @@ use crate::file;
 use crate::host::facts::Facts;
 use crate::host::generation;
 use crate::host::journal::Journal;
-use crate::host::leave::{self, Left};
+use crate::host::leave::{self, Left, Traces};
 use crate::host::recipe::{ExtraFile, Recipe};
 use crate::host::{Part, Root, setting, switch, unit};
 use crate::node::{self, balancer::Seeds};
@@ -141,7 +141,12 @@ fn switch_part(context: &Context, call: &SwitchTo) -> Result<Switched> {
     let journal = Journal::open(&root, &call.run)?;
     if call.part == Part::Node {
         if generation::current(&root, Part::Node)?.is_none() {
-            leave::note_existing(&root, &teardown::DIRECTORIES)?;
+            let (directories, parameters) = teardown::traces();
+            let traces = Traces {
+                directories: &directories,
+                parameters,
+            };
+            leave::note_existing(&root, &traces)?;
         }
         setting::apply(&root, &call.settings)?;
     }

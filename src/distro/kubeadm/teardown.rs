@@ -23,15 +23,18 @@ const DYING: Duration = Duration::from_secs(30);
 
 /// Directories that Kubernetes, its runtime and the pod network keep their data
 /// and state in. Removed whole.
-pub const DIRECTORIES: [&str; 15] = [
+const DIRECTORIES: [&str; 18] = [
     "/etc/kubernetes",
     "/etc/cni",
     "/opt/cni",
+    "/opt/containerd",
     "/run/calico",
     "/run/cilium",
     "/run/containerd",
     "/run/flannel",
     "/run/kubernetes",
+    "/run/nri",
+    "/usr/libexec/kubernetes",
     "/var/lib/calico",
     "/var/lib/cni",
     "/var/lib/containerd",
@@ -39,6 +42,34 @@ pub const DIRECTORIES: [&str; 15] = [
     "/var/lib/kubelet",
     "/var/log/containers",
     "/var/log/pods",
+];
+
+/// Directories that Kubernetes makes where a pod mounts them and the host has none,
+/// and those of sockets that systemd removes. Removed when they are empty.
+const EMPTIED: [&str; 6] = [
+    "/etc/ssl/certs",
+    "/etc/ssl",
+    "/run/chasi",
+    "/run/netns",
+    "/usr/lib/modules",
+    "/usr/share/ca-certificates",
+];
+
+/// Kernel parameters that kubelet and kube-proxy set by themselves
+/// (`pkg/kubelet/cm/container_manager_linux.go`, `pkg/proxy/conntrack` and
+/// `cmd/kube-proxy/app/conntrack.go` of Kubernetes).
+const PARAMETERS: [&str; 11] = [
+    "kernel/keys/root_maxbytes",
+    "kernel/keys/root_maxkeys",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "net/ipv4/conf/all/route_localnet",
+    "net/ipv4/ip_forward",
+    "net/netfilter/nf_conntrack_max",
+    "net/netfilter/nf_conntrack_tcp_timeout_close_wait",
+    "net/netfilter/nf_conntrack_tcp_timeout_established",
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
 ];
 
 /// Files that are left beside them.
@@ -68,9 +99,14 @@ const CHAINS: [&str; 6] = [
     "CILIUM_",
 ];
 
+/// What to look at before Kubernetes comes to a host.
+pub fn traces() -> (Vec<&'static str>, &'static [&'static str]) {
+    ([&DIRECTORIES[..], &EMPTIED].concat(), &PARAMETERS)
+}
+
 /// Takes Kubernetes off this host. `state` is chasi's own directory, from which
 /// the programs run; `tree` holds the packet-filter tools of the image. Of
-/// [`DIRECTORIES`], those in `theirs` stay.
+/// the directories of [`traces`], those in `theirs` stay.
 pub fn teardown(
     context: &Context,
     state: &Path,
@@ -268,10 +304,12 @@ fn tool(tree: &Path, name: &str) -> Option<PathBuf> {
 }
 
 fn remove_data(theirs: &BTreeSet<PathBuf>) -> Result<()> {
-    for path in DIRECTORIES
-        .iter()
-        .filter(|path| !theirs.contains(Path::new(path)))
-    {
+    let is_ours = |path: &&&str| !theirs.contains(Path::new(path));
+    for path in EMPTIED.iter().filter(is_ours) {
+        // It fails where someone else has put something.
+        let _ = fs::remove_dir(path);
+    }
+    for path in DIRECTORIES.iter().filter(is_ours) {
         match fs::remove_dir_all(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error)

@@ -84,19 +84,32 @@ pub fn apply_kernel(root: &Root, number: u64) -> Result<Vec<Refused>> {
     Ok(refused)
 }
 
+/// What a parameter is now, by its path below `/proc/sys`; none where there is no
+/// such parameter.
+pub(in crate::host) fn parameter(root: &Root, name: &str) -> Result<Option<String>> {
+    Ok(read(root, &path_of(name))?.map(|text| text.trim().to_owned()))
+}
+
 pub(super) fn undo(root: &Root) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     let mut before = Before::load(root)?;
+    let mut put_back = |name: &str, value: &str| {
+        if let Err(error) = write_kernel(root, &path_of(name), value) {
+            notes.push(format!(
+                "`{}` could not be set to `{value}` again: {error}",
+                dotted(name)
+            ));
+        }
+    };
     for (name, parameter) in std::mem::take(&mut before.parameters) {
         // What someone set since is theirs.
-        if is_equal(root, &name, &parameter.set)
-            && let Err(error) = write_kernel(root, &path_of(&name), &parameter.before)
-        {
-            notes.push(format!(
-                "`{}` could not be set to `{}` again: {error}",
-                dotted(&name),
-                parameter.before
-            ));
+        if is_equal(root, &name, &parameter.set) {
+            put_back(&name, &parameter.before);
+        }
+    }
+    for (name, value) in std::mem::take(&mut before.foreign) {
+        if !is_equal(root, &name, &value) && parameter(root, &name)?.is_some() {
+            put_back(&name, &value);
         }
     }
     for name in std::mem::take(&mut before.modules) {
@@ -142,7 +155,7 @@ fn load(root: &Root, name: &str) -> Result<Option<Refused>> {
 }
 
 fn set(root: &Root, name: &str, value: &Value) -> Result<Option<Refused>> {
-    let seen = read(root, &path_of(name))?.map(|text| text.trim().to_owned());
+    let seen = parameter(root, name)?;
     if let Some(seen) = &seen {
         let mut before = Before::load(root)?;
         let earlier = before
@@ -226,7 +239,7 @@ fn wanted(root: &Root, number: u64) -> Result<Wanted> {
             .map(str::trim)
             .filter(|line| !line.is_empty() && !line.starts_with(['#', ';']));
         if is("etc/sysctl.d/") {
-            wanted.parameters.extend(lines.filter_map(parameter));
+            wanted.parameters.extend(lines.filter_map(parse));
         } else {
             wanted
                 .modules
@@ -243,7 +256,7 @@ fn is_module(name: &str) -> bool {
 
 /// A line of sysctl.d(5). Patterns, exclusions and names that leave `/proc/sys` are
 /// left to systemd, which knows what to do with them.
-fn parameter(line: &str) -> Option<(String, Value)> {
+fn parse(line: &str) -> Option<(String, Value)> {
     let (name, value) = line.split_once('=')?;
     let (name, value) = (name.trim(), value.trim());
     let (optional, name) = match name.strip_prefix('-') {
@@ -273,17 +286,17 @@ mod tests {
 
     #[test]
     fn lines_of_sysctl_d_are_understood() {
-        let parse =
-            |line: &str| parameter(line).map(|(name, value)| (name, value.value, value.optional));
+        let parsed =
+            |line: &str| parse(line).map(|(name, value)| (name, value.value, value.optional));
         let is =
             |name: &str, value: &str, optional| Some((name.to_owned(), value.to_owned(), optional));
         assert_eq!(
-            parse("net.ipv4.ip_forward = 1"),
+            parsed("net.ipv4.ip_forward = 1"),
             is("net/ipv4/ip_forward", "1", false)
         );
-        assert_eq!(parse("-kernel/panic=10"), is("kernel/panic", "10", true));
+        assert_eq!(parsed("-kernel/panic=10"), is("kernel/panic", "10", true));
         assert_eq!(
-            parse("net.ipv4.conf.eth0/1.rp_filter=2"),
+            parsed("net.ipv4.conf.eth0/1.rp_filter=2"),
             is("net/ipv4/conf/eth0.1/rp_filter", "2", false)
         );
         for line in [
@@ -293,7 +306,7 @@ mod tests {
             "-net.x",
             "",
         ] {
-            assert_eq!(parse(line), None, "{line}");
+            assert_eq!(parsed(line), None, "{line}");
         }
     }
 }

@@ -18,6 +18,7 @@ use super::before::{Before, Hostname};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
 
+pub(super) use kernel::parameter;
 pub use kernel::{Refused, apply_kernel, kernel_settled};
 
 /// What the settings should be.
