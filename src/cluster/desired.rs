@@ -1,20 +1,23 @@
 //! What every host is to be: the Clusterfile, the cluster image and the hosts'
 //! facts, worked out to recipes and identities. Pure.
 
+mod address;
+mod content;
+
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
+use self::address::node_addresses;
+use self::content::{context, files, hosts_block};
 use crate::digest::Digest;
 use crate::distro::kubeadm::{self, config};
 use crate::distro::{self, EtcdStart, EtcdState, Role};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::host::Recipe;
 use crate::host::facts::Facts;
-use crate::host::recipe::{Block, ExtraFile};
 use crate::kube::{NodeState, Taint};
-use crate::node::balancer::{Seeds, seeds};
 use crate::oci::image::{LABEL_DISTRIBUTION, LABEL_KUBERNETES, Rootfs};
 use crate::oci::{ClusterImage, Platform};
 use crate::spec;
@@ -102,15 +105,19 @@ pub fn desired(cluster: &spec::Cluster, image: &ClusterImage, known: &[Known]) -
             "no host of the cluster can be reached",
         ));
     };
-    let shared = shared(cluster, image, first_rootfs, known)?;
+    let shared = shared(cluster, image, first_rootfs)?;
     let etcd = etcd_starts(&nodes);
-    let servers = servers(cluster, &nodes);
+    let servers = servers(cluster, &nodes, &etcd);
+    let common = Common {
+        cluster,
+        image,
+        shared: &shared,
+        servers: &servers,
+    };
     let mut hosts = Vec::with_capacity(nodes.len());
     for (one, rootfs, node) in &nodes {
         let start = etcd.get(&node.name);
-        hosts.push(host(
-            cluster, image, &shared, one, rootfs, node, start, &servers,
-        )?);
+        hosts.push(host(&common, one, rootfs, node, start)?);
     }
     let dns_forward = known
         .iter()
@@ -159,7 +166,6 @@ fn shared(
     cluster: &spec::Cluster,
     image: &ClusterImage,
     rootfs: &Rootfs,
-    known: &[Known],
 ) -> Result<distro::Cluster> {
     let distribution = label(cluster, rootfs, LABEL_DISTRIBUTION)?;
     if distribution != "kubeadm" {
@@ -195,9 +201,13 @@ fn shared(
             .iter()
             .map(|endpoint| endpoint.address.to_string()),
     );
-    for one in known.iter().filter(|one| one.host.roles.is_control_plane()) {
-        names.push(one.host.address.to_string());
-    }
+    // All of them: a host that is off must not change what the others are to be.
+    names.extend(
+        cluster
+            .hosts
+            .control_planes()
+            .map(|host| host.address.to_string()),
+    );
     Ok(distro::Cluster {
         name: cluster.name.to_string(),
         version: label(cluster, rootfs, LABEL_KUBERNETES)?
@@ -284,96 +294,6 @@ fn node(cluster: &spec::Cluster, known: &Known) -> Result<distro::Host> {
 
 /// The node's addresses: as given, of the named interface, or of the default
 /// route.
-fn node_addresses(host: &spec::cluster::Host, facts: &Facts) -> Result<Vec<IpAddr>> {
-    let missing = |what: String, hint: &str| {
-        Err(Error::new(Kind::Check, what)
-            .on_host(host.name.to_string())
-            .hint(hint))
-    };
-    let hint = "set `nodeIPs` of the host in the Clusterfile; `ip -brief address` on the host lists what it has";
-    match &host.node_addresses {
-        NodeAddresses::Given(addresses) => {
-            let absent = addresses
-                .iter()
-                .find(|address| !has_address(facts, **address));
-            match absent {
-                Some(address) => missing(
-                    format!("the host does not have the address {address}"),
-                    hint,
-                ),
-                None => Ok(addresses.clone()),
-            }
-        }
-        NodeAddresses::Interface(name) => {
-            let addresses = addresses_of(facts, name.as_str());
-            if addresses.is_empty() {
-                return missing(
-                    format!("the interface `{name}` has no global address"),
-                    hint,
-                );
-            }
-            Ok(addresses)
-        }
-        NodeAddresses::DefaultRoute => {
-            let addresses = default_address(facts);
-            if addresses.is_empty() {
-                return missing(
-                    "the host has no default route to choose the node's address by".into(),
-                    hint,
-                );
-            }
-            Ok(addresses)
-        }
-    }
-}
-
-fn has_address(facts: &Facts, address: IpAddr) -> bool {
-    facts
-        .interfaces
-        .iter()
-        .flat_map(|interface| &interface.addresses)
-        .any(|own| own.ip == address)
-}
-
-/// One global address of each family of an interface, IPv4 first.
-fn addresses_of(facts: &Facts, name: &str) -> Vec<IpAddr> {
-    let own = || {
-        facts
-            .interfaces
-            .iter()
-            .filter(|interface| interface.name == name)
-            .flat_map(|interface| &interface.addresses)
-            .map(|address| address.ip)
-            .filter(|ip| !is_link_local(ip))
-    };
-    own()
-        .find(IpAddr::is_ipv4)
-        .into_iter()
-        .chain(own().find(IpAddr::is_ipv6))
-        .collect()
-}
-
-fn is_link_local(ip: &IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    }
-}
-
-/// The address of the interface by which the host reaches others.
-fn default_address(facts: &Facts) -> Vec<IpAddr> {
-    facts
-        .default_routes
-        .first()
-        .map(|route| {
-            addresses_of(facts, &route.interface)
-                .into_iter()
-                .take(1)
-                .collect()
-        })
-        .unwrap_or_default()
-}
-
 fn taints(host: &spec::cluster::Host) -> Vec<Taint> {
     let mut taints: Vec<Taint> = host
         .taints
@@ -441,35 +361,52 @@ fn etcd_starts(nodes: &[(&Known, &Rootfs, distro::Host)]) -> BTreeMap<String, Et
 
 /// The API servers of all control planes, also of those that do not answer now:
 /// a host that is off must not change what the others are to be.
-fn servers(cluster: &spec::Cluster, nodes: &[(&Known, &Rootfs, distro::Host)]) -> Vec<SocketAddr> {
+fn servers(
+    cluster: &spec::Cluster,
+    nodes: &[(&Known, &Rootfs, distro::Host)],
+    etcd: &BTreeMap<String, EtcdStart>,
+) -> Vec<SocketAddr> {
+    let node_ip = |name: &str| {
+        let reached = nodes.iter().find(|(_, _, node)| node.name == name);
+        let members = || etcd.values().flat_map(|start| &start.members);
+        reached.map(|(_, _, node)| node.node_ip()).or_else(|| {
+            members()
+                .find(|(member, _)| member == name)
+                .map(|(_, ip)| *ip)
+        })
+    };
     cluster
         .hosts
         .control_planes()
         .filter_map(|host| match &host.node_addresses {
             NodeAddresses::Given(addresses) => addresses.first().copied(),
-            _ => nodes
-                .iter()
-                .find(|(_, _, node)| node.name == host.name.as_str())
-                .map(|(_, _, node)| node.node_ip()),
+            _ => node_ip(host.name.as_str()),
         })
         .map(|address| SocketAddr::new(address, distro::API_PORT))
         .collect()
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "each is another source of the recipe"
-)]
+/// What is the same for all hosts.
+struct Common<'a> {
+    cluster: &'a spec::Cluster,
+    image: &'a ClusterImage,
+    shared: &'a distro::Cluster,
+    servers: &'a [SocketAddr],
+}
+
 fn host(
-    cluster: &spec::Cluster,
-    image: &ClusterImage,
-    shared: &distro::Cluster,
+    common: &Common,
     known: &Known,
     rootfs: &Rootfs,
     node: &distro::Host,
     etcd: Option<&EtcdStart>,
-    servers: &[SocketAddr],
 ) -> Result<DesiredHost> {
+    let Common {
+        cluster,
+        image,
+        shared,
+        servers,
+    } = *common;
     let config = match node.role {
         Role::ControlPlane => config::kubeadm(shared, node)?,
         Role::Worker => String::new(),
@@ -523,131 +460,6 @@ fn labels(host: &spec::cluster::Host) -> BTreeMap<String, String> {
         labels.insert("node-role.kubernetes.io/worker".into(), String::new());
     }
     labels
-}
-
-/// What templates of the image can refer to; `images/README.md` lists it.
-fn context(
-    cluster: &spec::Cluster,
-    shared: &distro::Cluster,
-    known: &Known,
-    rootfs: &Rootfs,
-    node: &distro::Host,
-) -> Value {
-    let mut environment: BTreeMap<String, Value> = rootfs
-        .env
-        .iter()
-        .map(|(name, value)| (name.clone(), json!(value)))
-        .collect();
-    for (name, value) in cluster.env.iter().chain(&known.host.env) {
-        environment.insert(name.to_string(), json!(value));
-    }
-    json!({
-        "host": {
-            "name": node.name,
-            "node_ip": node.node_ip().to_string(),
-            "node_ips": node.node_ips,
-            "role": node.role,
-            "facts": {
-                "arch": known.facts.architecture,
-                "cgroup_version": node.cgroup_version,
-                "restrict_oom_score_adj": known.facts.restrict_oom_score_adj,
-            },
-        },
-        "cluster": {
-            "name": shared.name,
-            "version": shared.version,
-            "pod_cidrs": shared.pod_cidrs,
-            "service_cidrs": shared.service_cidrs,
-            "cluster_dns": shared.dns_address().map(|address| address.to_string()),
-            "dns_domain": shared.dns_domain,
-            "registry_port": distro::REGISTRY_PORT,
-            "registry_fall_through": cluster.registry.fall_through,
-            "sandbox_image": shared.sandbox_image,
-            "cgroup_driver": node.cgroup_driver,
-            "env": environment,
-        },
-    })
-}
-
-fn files(
-    cluster: &spec::Cluster,
-    shared: &distro::Cluster,
-    node: &distro::Host,
-    servers: &[SocketAddr],
-) -> Result<Vec<ExtraFile>> {
-    let mut files = Vec::new();
-    let mut add = |path: &str, mode: u32, content: String| -> Result<()> {
-        let path = path
-            .trim_start_matches('/')
-            .parse()
-            .or_err(Kind::Failed, || {
-                format!("`{path}` cannot be a path in a generation")
-            })?;
-        files.push(ExtraFile {
-            path,
-            mode,
-            content,
-        });
-        Ok(())
-    };
-    for file in config::files(shared, node)? {
-        add(&file.path, file.mode, file.content)?;
-    }
-    for unit in crate::node::UNITS {
-        add(unit.path, 0o644, unit.content.to_owned())?;
-    }
-    let local = (node.role == Role::ControlPlane)
-        .then(|| SocketAddr::new(node.node_ip(), distro::API_PORT));
-    let servers = Seeds {
-        local,
-        servers: servers.to_vec(),
-    };
-    add(seeds::PATH, 0o644, servers.content())?;
-    if !cluster.settings.sysctls.is_empty() {
-        let lines: String = cluster
-            .settings
-            .sysctls
-            .iter()
-            .map(|(name, value)| format!("{name} = {value}\n"))
-            .collect();
-        add("etc/sysctl.d/95-chasi-clusterfile.conf", 0o644, lines)?;
-    }
-    if !cluster.settings.modules.is_empty() {
-        let lines: String = cluster
-            .settings
-            .modules
-            .iter()
-            .map(|name| format!("{name}\n"))
-            .collect();
-        add("etc/modules-load.d/95-chasi-clusterfile.conf", 0o644, lines)?;
-    }
-    Ok(files)
-}
-
-/// Names that must resolve without any DNS: the cluster's endpoint, the hosts,
-/// and what the Clusterfile adds.
-fn hosts_block(cluster: &spec::Cluster, shared: &distro::Cluster) -> Result<Block> {
-    let mut lines = vec![format!("127.0.0.1 {}", shared.endpoint())];
-    for host in &cluster.hosts {
-        if let NodeAddresses::Given(addresses) = &host.node_addresses {
-            lines.extend(
-                addresses
-                    .iter()
-                    .map(|address| format!("{address} {}", host.name)),
-            );
-        }
-    }
-    for entry in &cluster.settings.hosts {
-        let names: Vec<String> = entry.names.iter().map(ToString::to_string).collect();
-        lines.push(format!("{} {}", entry.ip, names.join(" ")));
-    }
-    Ok(Block {
-        path: "etc/hosts".parse().or_err(
-            Kind::Failed,
-            || "`etc/hosts` cannot be a path in a generation",
-        )?,
-        content: lines.join("\n") + "\n",
-    })
 }
 
 fn settings(cluster: &spec::Cluster, host: &spec::cluster::Host) -> crate::host::setting::Settings {

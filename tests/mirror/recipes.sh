@@ -179,6 +179,15 @@ recipe_debian_busybox() {
   rm -rf -- "$out/unpacked"
 }
 
+# Debian's own container runtime, an older one than upstream's.
+recipe_debian_containerd() {
+  local out=$2
+  debian_tree "$out/unpacked" containerd runc
+  mkdir -p -- "$out/bin"
+  mv -- "$out/unpacked/usr/bin"/{containerd,containerd-shim-runc-v2,ctr} "$out/unpacked/usr/sbin/runc" "$out/bin/"
+  rm -rf -- "$out/unpacked"
+}
+
 # The tree that kube-proxy's and flannel's images stand on.
 recipe_debian_netfilter() {
   local out=$2 packages name family

@@ -26,7 +26,8 @@ use crate::oci::{Reference, Store};
 /// How long a unit may take to run.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Units that start when the distribution says so, and not with a switch.
+/// Units that start when the distribution says so, and not with a switch. Those
+/// that run by then are restarted like all others.
 const HELD: [&str; 1] = ["kubelet.service"];
 
 /// What a control plane's static pods are made from: the `source` of its recipe.
@@ -203,12 +204,12 @@ fn start_units_of(
         context.warn(refused.to_string());
     }
     let all = generation::load(root, number)?.units;
-    let mut affected: Vec<&str> = changes
-        .affected
-        .iter()
-        .map(String::as_str)
-        .filter(held)
-        .collect();
+    let mut affected: Vec<&str> = Vec::new();
+    for name in changes.affected.iter().map(String::as_str) {
+        if held(&name) || unit::state(name)?.active == "active" {
+            affected.push(name);
+        }
+    }
     if renewed
         && !affected.contains(&node::SERVICE)
         && unit::state(node::SERVICE)?.active == "active"

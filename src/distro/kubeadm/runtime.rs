@@ -44,9 +44,22 @@ pub fn images(tree: &Path) -> Result<Vec<String>> {
         .collect())
 }
 
+/// What makes `ctr images pull` leave out the manifests of other platforms: the
+/// host's registry holds what this platform needs of a reference that has several,
+/// and nothing of the others. containerd 1.6 does so unasked and does not know the
+/// option.
+fn only_own_platform(tree: &Path) -> Result<Option<&'static str>> {
+    const OPTION: &str = "--skip-metadata";
+    let help = ctr(tree).args(["images", "pull", "--help"]).run()?.stdout;
+    Ok(String::from_utf8_lossy(&help)
+        .contains(OPTION)
+        .then_some(OPTION))
+}
+
 /// Brings images from the host's own registry into the runtime and pins them.
 /// Two at a time: unpacking is bound by one core each.
 pub fn pull(context: &Context, tree: &Path, references: &[String]) -> Result<()> {
+    let own_platform = only_own_platform(tree)?;
     let next = std::sync::atomic::AtomicUsize::new(0);
     let pull_next = || -> Result<()> {
         loop {
@@ -60,16 +73,9 @@ pub fn pull(context: &Context, tree: &Path, references: &[String]) -> Result<()>
                 done: index as u64,
                 total: Some(references.len() as u64),
             });
-            // The host's registry holds what this platform needs of a reference that
-            // has several, and nothing of the others.
             ctr(tree)
-                .args([
-                    "images",
-                    "pull",
-                    "--skip-metadata",
-                    "--platform",
-                    platform(),
-                ])
+                .args(["images", "pull", "--platform", platform()])
+                .args(own_platform)
                 .args(["--hosts-dir", HOSTS, "--label", PINNED, reference])
                 .run()?;
         }
