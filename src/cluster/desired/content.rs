@@ -51,6 +51,8 @@ pub(super) fn context(
             "service_cidrs": shared.service_cidrs,
             "cluster_dns": shared.dns_address().map(|address| address.to_string()),
             "dns_domain": shared.dns_domain,
+            "api_host": shared.endpoint(),
+            "api_port": distro::ENDPOINT_PORT,
             "registry_port": distro::REGISTRY_PORT,
             "registry_fall_through": cluster.registry.fall_through,
             "sandbox_image": shared.sandbox_image,
