@@ -250,11 +250,16 @@ pub(super) async fn leave_host(scope: Scope, call: Leave) -> Result<Left> {
         let journal = Journal::open(&root, &call.run)?;
         // Where no generation ever came into use, a container runtime is someone
         // else's.
-        if generation::current(&root, Part::Node)?.is_some() {
-            let theirs = leave::existing(&root)?;
+        let is_in_use = generation::current(&root, Part::Node)?.is_some();
+        let theirs = leave::existing(&root)?;
+        if is_in_use {
             teardown::teardown(&context, &state, &state.join("node"), &theirs)?;
         }
-        leave::leave(&root, &journal, &context)
+        let left = leave::leave(&root, &journal, &context)?;
+        if is_in_use {
+            teardown::remove_empty_directories(&theirs);
+        }
+        Ok(left)
     })
     .await
 }

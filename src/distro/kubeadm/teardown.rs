@@ -304,12 +304,7 @@ fn tool(tree: &Path, name: &str) -> Option<PathBuf> {
 }
 
 fn remove_data(theirs: &BTreeSet<PathBuf>) -> Result<()> {
-    let is_ours = |path: &&&str| !theirs.contains(Path::new(path));
-    for path in EMPTIED.iter().filter(is_ours) {
-        // It fails where someone else has put something.
-        let _ = fs::remove_dir(path);
-    }
-    for path in DIRECTORIES.iter().filter(is_ours) {
+    for path in ours(&DIRECTORIES, theirs) {
         match fs::remove_dir_all(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error)
@@ -324,6 +319,22 @@ fn remove_data(theirs: &BTreeSet<PathBuf>) -> Result<()> {
     }
     remove_cgroups(Path::new("/sys/fs/cgroup"), 0);
     Ok(())
+}
+
+/// The last traces, when the units are gone too: directories that are empty now.
+/// Those in `theirs` stay.
+pub fn remove_empty_directories(theirs: &BTreeSet<PathBuf>) {
+    for path in ours(&EMPTIED, theirs) {
+        // It fails where someone else has put something.
+        let _ = fs::remove_dir(path);
+    }
+}
+
+fn ours<'a>(paths: &'a [&str], theirs: &BTreeSet<PathBuf>) -> impl Iterator<Item = &'a str> {
+    paths
+        .iter()
+        .copied()
+        .filter(|path| !theirs.contains(Path::new(path)))
 }
 
 /// Empty control groups of pods. One that is busy stays; the processes in it are
