@@ -399,9 +399,9 @@ recipe_flannel_images() {
   local version=$1 out=$2 applet
   install -D -m 0755 -- "$(dir_of "flannel-v$version")/bin/flanneld" flannel/opt/bin/flanneld
   install -D -m 0755 -- "$(dir_of flannel-cni-plugin-v0.9.1)/bin/flannel" plugin/flannel
-  # The manifest's init containers call cp.
+  # What the manifest's containers call.
   install -D -m 0755 -- "$(dir_of debian-busybox)/bin/busybox" shell/usr/bin/busybox
-  for applet in sh cp ls cat ip; do
+  for applet in sh cp mv sleep ls cat ip; do
     ln -s busybox "shell/usr/bin/$applet"
   done
   cp -a shell plugin-shell
