@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::future::join_all;
+use serde::{Deserialize, Serialize};
 
-use super::plan::LeftOut;
 use crate::agent::{self, Client, InstallOptions};
 use crate::error::{Error, Result};
 use crate::event::Context;
@@ -73,6 +73,15 @@ pub(super) fn sort(
 pub(super) async fn farewell(clients: impl IntoIterator<Item = Client>) {
     // An agent that cannot say goodbye ends by itself.
     join_all(clients.into_iter().map(Client::bye)).await;
+}
+
+/// A host that this run does not touch.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// The host's name.
+    pub host: String,
+    /// Why.
+    pub reason: String,
 }
 
 impl LeftOut {

@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
-use super::connect::{self, Visitor, connect, farewell};
-use super::plan::LeftOut;
+use super::connect::{self, LeftOut, Visitor, connect, farewell};
 use crate::agent::calls::host::{Leave, ReadHost};
 use crate::agent::{Client, ClusterLock};
 use crate::error::{Error, Kind, Result};

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::connect::LeftOut;
 use super::desired::{Desired, DesiredHost};
 use super::survey::{HostState, Survey};
 use crate::digest::Digest;
@@ -30,15 +31,6 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     /// Hosts that are left for a later run, and why.
     pub left_out: Vec<LeftOut>,
-}
-
-/// A host that this run does not touch.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct LeftOut {
-    /// The host's name.
-    pub host: String,
-    /// Why.
-    pub reason: String,
 }
 
 /// Steps that may run at the same time on different hosts.

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::apply::{Outcome, Run};
 use super::checks::{self, Finding};
-use super::connect::{self, Visitor, connect, farewell};
+use super::connect::{self, LeftOut, Visitor, connect, farewell};
 use super::desired::{Desired, Known, desired};
-use super::plan::{LeftOut, Plan, plan};
+use super::plan::{Plan, plan};
 use super::survey::{HostState, Survey};
 use crate::agent::calls::blobs::BlobsMissing;
 use crate::agent::calls::distro::{ClusterReport, ClusterState};

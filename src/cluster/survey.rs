@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::plan::LeftOut;
+use super::connect::LeftOut;
 use crate::agent::calls::distro::HostDistroState;
 use crate::digest::Digest;
 use crate::kube::NodeState;
