@@ -79,20 +79,51 @@ impl Run<'_> {
             _ => {}
         }
         let hosts: BTreeSet<&str> = stage.steps.iter().map(|step| step.host.as_str()).collect();
-        join_all(hosts.into_iter().map(|host| async move {
-            for step in stage.steps.iter().filter(|step| step.host == host) {
-                if self.context.cancel.is_cancelled() || has_failed(outcome, host) {
-                    return;
-                }
-                let work = self.step(step);
-                let result = self
-                    .context
-                    .step(Some(host), step.action.describe(), work)
-                    .await;
-                note(outcome, step, result);
+        if !stage.rolling {
+            join_all(
+                hosts
+                    .into_iter()
+                    .map(|host| self.steps(stage, host, outcome)),
+            )
+            .await;
+            return;
+        }
+        for host in hosts {
+            self.steps(stage, host, outcome).await;
+            if has_failed(outcome, host) {
+                return;
             }
-        }))
-        .await;
+        }
+    }
+
+    /// The steps of one host, until one fails.
+    async fn steps(&self, stage: &Stage, host: &str, outcome: &Mutex<Outcome>) {
+        for step in stage.steps.iter().filter(|step| step.host == host) {
+            if self.context.cancel.is_cancelled() || has_failed(outcome, host) {
+                return;
+            }
+            let work = async {
+                self.step(step).await?;
+                match (stage.rolling, &step.action) {
+                    (true, Action::SwitchControlPlane { .. }) => self.wait_for_api(host).await,
+                    _ => Ok(()),
+                }
+            };
+            let result = self
+                .context
+                .step(Some(host), step.action.describe(), work)
+                .await;
+            note(outcome, step, result);
+        }
+    }
+
+    /// Waits until the API server on a host is ready.
+    async fn wait_for_api(&self, host: &str) -> Result<()> {
+        let call = WaitApi {
+            address: self.host(host)?.node.node_ip(),
+            seconds: API_PATIENCE,
+        };
+        self.client(host)?.call(call).await
     }
 
     /// Ends the run when nothing that follows can succeed.
@@ -221,12 +252,7 @@ impl Run<'_> {
                     .await
             }
             Action::ApplyObjects { identity } => {
-                client
-                    .call(WaitApi {
-                        address,
-                        seconds: API_PATIENCE,
-                    })
-                    .await?;
+                self.wait_for_api(&step.host).await?;
                 let call = ApplyObjects {
                     address,
                     identity: *identity,

@@ -155,6 +155,14 @@ impl Prepared {
             lost = lock.watch() => return Err(lost),
         };
         lock.release().await?;
+        if context.cancel.is_cancelled() && !report.left_out.is_empty() {
+            let left = report.left_out.len();
+            return Err(Error::new(
+                Kind::Interrupted,
+                format!("interrupted: {left} hosts are not left yet"),
+            )
+            .hint("run the same command again: it does the rest"));
+        }
         Ok(report)
     }
 

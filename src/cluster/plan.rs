@@ -38,6 +38,9 @@ pub struct Plan {
 pub struct Stage {
     /// Its name, one of a fixed list.
     pub name: String,
+    /// Whether hosts go one after the other, and a control plane answers before the
+    /// next one begins: a cluster that is in use stays in use.
+    pub rolling: bool,
     /// The steps; those of one host in order.
     pub steps: Vec<Step>,
 }
@@ -200,7 +203,7 @@ pub fn plan(desired: &Desired, survey: &Survey) -> Plan {
         image: desired.image.clone(),
         digest: desired.digest,
         version: desired.cluster.version.clone(),
-        stages: stages.finish(),
+        stages: stages.finish(survey.nodes.is_some()),
         left_out: survey.left_out.clone(),
     }
 }
@@ -236,11 +239,13 @@ impl Stages {
         ));
     }
 
-    fn finish(self) -> Vec<Stage> {
+    /// `in_use` tells whether the cluster's API answers now.
+    fn finish(self, in_use: bool) -> Vec<Stage> {
         ORDER
             .iter()
             .map(|name| Stage {
                 name: (*name).to_owned(),
+                rolling: in_use && *name == "start",
                 steps: self
                     .steps
                     .iter()
