@@ -367,7 +367,7 @@ async fn send(context: &Context, session: &Session, binary: &Binary) -> Result<(
     let host = &session.target().name;
     let place = place(binary);
     let script = format!(
-        "set -e; umask 022; mkdir -p {ROOT}/agent; \
+        "set -e; umask 022; LC_ALL=C; export LC_ALL; mkdir -p {ROOT}/agent; \
          t=$(mktemp {ROOT}/agent/.chasi-XXXXXXXX); \
          trap 'rm -f \"$t\"; rmdir {ROOT}/agent {ROOT} 2>/dev/null || :' EXIT; \
          cat > \"$t\"; echo \"{hex}  $t\" | sha256sum -c --status || {{ echo the copy is not whole >&2; exit 1; }}; \
@@ -407,6 +407,13 @@ async fn send(context: &Context, session: &Session, binary: &Binary) -> Result<(
         let output = timeout(STALLED, process.finish(&[]))
             .await
             .or_err(Kind::Unreachable, stalled)??;
+        // The C library's words for ENOSPC and EDQUOT; the script's locale is C.
+        if ["No space left on device", "Disk quota exceeded"]
+            .iter()
+            .any(|words| output.stderr.contains(words))
+        {
+            return Err(no_room(binary.size));
+        }
         output.success("copying the agent to the host")
     };
     context
@@ -415,6 +422,19 @@ async fn send(context: &Context, session: &Session, binary: &Binary) -> Result<(
         .await
         .unwrap_or_else(|| Err(Error::new(Kind::Interrupted, "interrupted")))?;
     Ok(())
+}
+
+fn no_room(size: u64) -> Error {
+    Error::new(
+        Kind::Check,
+        format!("the disk is full: `{ROOT}` has no room for the agent"),
+    )
+    .because(format!("expected: {size} bytes for the agent alone"))
+    .hint(format!(
+        "free some space; `df -h {}` on the host shows how much there is",
+        parent(ROOT)
+    ))
+    .hint("nothing has been changed on this host")
 }
 
 async fn greet(context: &Context, session: &Session, process: Process) -> Result<Client> {

@@ -350,11 +350,12 @@ impl Prepared {
             .map(|host| host.node.name.as_str())
             .filter(|name| !outcome.failed.contains_key(*name))
             .collect();
+        let complete = self.plan.left_out.is_empty() && outcome.failed.is_empty();
         loop {
             context.check_cancelled()?;
             let unready = match self.ask().await {
                 Ok(report) => {
-                    let unready = unready(&report, &expected);
+                    let unready = unready(&report, &expected, complete);
                     if unready.is_empty() {
                         return Ok(report);
                     }
@@ -398,8 +399,9 @@ impl Prepared {
     }
 }
 
-/// What is not ready yet, in words.
-fn unready(report: &ClusterReport, expected: &[&str]) -> Vec<String> {
+/// What is not ready yet, in words. Without some of its hosts (`complete` is
+/// false) a cluster may have no place for some pods.
+fn unready(report: &ClusterReport, expected: &[&str], complete: bool) -> Vec<String> {
     let mut unready = Vec::new();
     for name in expected {
         match report.nodes.iter().find(|node| node.name == *name) {
@@ -413,10 +415,10 @@ fn unready(report: &ClusterReport, expected: &[&str]) -> Vec<String> {
     }
     for pod in report.pods.iter().filter(|pod| !pod.ready) {
         // Pods of nodes that are off or failed are not this run's business.
-        let elsewhere = pod
-            .node
-            .as_deref()
-            .is_some_and(|node| !expected.contains(&node));
+        let elsewhere = match pod.node.as_deref() {
+            Some(node) => !expected.contains(&node),
+            None => !complete,
+        };
         if !elsewhere {
             unready.push(format!(
                 "the pod `{}/{}` is not ready: {}",

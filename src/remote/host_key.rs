@@ -126,7 +126,9 @@ fn unknown(
 }
 
 fn refuse(target: &Target, key: &PublicKey, message: String) -> Error {
-    Error::new(Kind::Unreachable, message)
+    // A host that does not answer may be left for later; one that is another than
+    // was meant ends the run.
+    Error::new(Kind::Check, message)
         .on_host(&target.name)
         .because(format!(
             "its key is of the type `{}`",

@@ -1,120 +1,201 @@
-//! From bare hosts to a cluster, and again.
+//! From bare hosts to a cluster that does what clusters do, and again.
 
-use std::path::Path;
-use std::process::Command;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::lab::{Lab, chasi, succeed};
-
-/// The demo image and what it is made of, built from the catalogue.
-fn build_images(store: &Path) {
-    for (name, folder) in [
-        ("chasi/containerd:2.1.5", "containerd"),
-        ("chasi/kubernetes:1.34.4", "kubernetes"),
-        ("chasi/flannel:0.28.4", "flannel"),
-        ("chasi/demo:1.34.4", "demo"),
-    ] {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("images")
-            .join(folder);
-        let lock = store.join("Kubefile.lock");
-        succeed(
-            chasi()
-                .args(["--quiet", "build", "-t", name, "--lock-file"])
-                .arg(lock.with_extension(name.replace(['/', ':'], "-")))
-                .arg(folder)
-                .env("CHASI_STORE", store),
-        );
-    }
-}
-
-struct Site {
-    lab: Lab,
-    directory: tempfile::TempDir,
-}
-
-impl Site {
-    fn new() -> Site {
-        let directory = tempfile::tempdir().unwrap();
-        build_images(&directory.path().join("store"));
-        let clusterfile = directory.path().join("Clusterfile");
-        let clusterfile = clusterfile.to_str().unwrap();
-        let lab = Lab::up(&[
-            "--hosts",
-            "4",
-            "--image",
-            "chasi/demo:1.34.4",
-            "--write",
-            clusterfile,
-        ]);
-        Site { lab, directory }
-    }
-
-    fn chasi(&self, arguments: &[&str]) -> Command {
-        let mut command = chasi();
-        command
-            .args(arguments)
-            .args(["-f", "Clusterfile"])
-            .current_dir(self.directory.path())
-            .env("CHASI_STORE", self.directory.path().join("store"))
-            .env("XDG_STATE_HOME", self.state());
-        command
-    }
-
-    /// The lab's state must stay where `chasi lab` finds it; only that of these
-    /// clusters is kept apart.
-    fn state(&self) -> std::path::PathBuf {
-        self.directory.path().join("state")
-    }
-
-    /// `kubectl` by way of the balancer on a host.
-    fn kubectl(&self, host: &str, arguments: &str) -> String {
-        self.lab.sh(
-            host,
-            &format!("kubectl --kubeconfig /etc/kubernetes/admin.conf {arguments}"),
-        )
-    }
-}
+use crate::lab::{Lab, until};
+use crate::site::{HOSTS, Hosts, Site};
+use crate::snapshot::Snapshot;
 
 #[test]
 fn four_bare_hosts_become_a_cluster_and_a_second_run_changes_nothing() {
-    let site = Site::new();
-    let report: Value = serde_json::from_str(&succeed(
-        &mut site.chasi(&["run", "--yes", "--format", "json"]),
-    ))
-    .unwrap();
-    let nodes = report["state"]["nodes"].as_array().unwrap();
-    assert_eq!(nodes.len(), 4);
-    assert!(nodes.iter().all(|node| node["ready"] == true), "{report:#}");
-    assert!(
-        nodes.iter().all(|node| node["version"] == "v1.34.4"),
-        "{report:#}"
-    );
+    let mut site = Site::shared();
+    site.bare();
+    let report = site.install();
+    assert_nodes_are_ready(&report["state"]);
+    site.wait_for_pods("node-1");
 
-    site.kubectl(
-        "node-1",
-        "-n demo rollout status deployment/web --timeout=120s",
-    );
+    let probe = Probe::start(&site);
+    probe.assert_names_resolve_in_pods();
+    probe.assert_pods_reach_pods_of_other_nodes();
+    probe.assert_services_answer_from_every_node();
+    assert_nothing_changes(&site);
+    probe.stop();
+    site.leaves(Hosts::Installed);
+}
 
-    // The second run has nothing to do.
-    let plan: Value = serde_json::from_str(&succeed(&mut site.chasi(&[
-        "run",
-        "--dry-run",
-        "--format",
-        "json",
-    ])))
-    .unwrap();
+fn assert_nodes_are_ready(state: &Value) {
+    let nodes = state["nodes"].as_array().unwrap();
+    assert_eq!(nodes.len(), 4, "{state:#}");
+    for node in nodes {
+        assert_eq!(node["ready"], true, "{state:#}");
+        assert_eq!(node["version"], "v1.34.4", "{state:#}");
+    }
+}
+
+/// The second run, the plan and the status change nothing on any host and no object.
+fn assert_nothing_changes(site: &Site) {
+    let objects = Snapshot::of_settled_objects(site);
+    let hosts = Snapshot::of_hosts(&site.lab);
+    // Something was looked at.
+    assert!(objects.len() > 200, "{}", objects.len());
+    assert!(hosts.len() > 4000, "{}", hosts.len());
+
+    let plan = site.json(&["run", "--dry-run"]);
     assert_eq!(plan["stages"].as_array().unwrap().len(), 0, "{plan:#}");
-    let again: Value = serde_json::from_str(&succeed(
-        &mut site.chasi(&["run", "--yes", "--format", "json"]),
-    ))
-    .unwrap();
-    assert_eq!(again["steps"], 0);
+    let again = site.json(&["run", "--yes"]);
+    assert_eq!(again["steps"], 0, "{again:#}");
+    let status = site.json(&["status"]);
+    assert_nodes_are_ready(&status);
+    assert_eq!(status["unready_pods"].as_array().unwrap().len(), 0);
 
-    let status: Value =
-        serde_json::from_str(&succeed(&mut site.chasi(&["status", "--format", "json"]))).unwrap();
-    let nodes = status["nodes"].as_array().unwrap();
-    assert_eq!(nodes.len(), 4);
-    assert!(nodes.iter().all(|node| node["ready"] == true), "{status:#}");
+    hosts.assert_same(&Snapshot::of_hosts(&site.lab));
+    objects.assert_same(&Snapshot::of_objects(site));
+}
+
+/// Pods on every node, and what they and the hosts can reach.
+struct Probe<'a> {
+    site: &'a Site,
+    /// The address of each node's pod, and the pod's name.
+    pods: BTreeMap<String, (String, String)>,
+}
+
+const MANIFEST: &str = include_str!("probe.yaml");
+
+impl<'a> Probe<'a> {
+    fn start(site: &'a Site) -> Probe<'a> {
+        site.kubectl_with("node-1", "apply", MANIFEST);
+        site.kubectl("node-1", "-n probe rollout status ds/probe --timeout=120s");
+        let pods = site.kubectl("node-1", "-n probe get pods -o json");
+        let pods: Value = serde_json::from_str(&pods).unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let pods: BTreeMap<_, _> = pods["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|pod| {
+                let place = (
+                    text(&pod["status"]["podIP"]),
+                    text(&pod["metadata"]["name"]),
+                );
+                (text(&pod["spec"]["nodeName"]), place)
+            })
+            .collect();
+        assert!(pods.keys().eq(HOSTS.iter()), "{pods:?}");
+        Probe { site, pods }
+    }
+
+    fn stop(self) {
+        self.site
+            .kubectl("node-1", "delete namespace probe --wait --timeout=120s");
+    }
+
+    /// What a shell command in a node's pod says.
+    fn inside(&self, node: &str, script: &str) -> Result<String, String> {
+        let (_, pod) = &self.pods[node];
+        let kubectl = "kubectl --kubeconfig /etc/kubernetes/admin.conf";
+        let exec = format!("{kubectl} -n probe exec {pod} -- sh -c '{script}' 2>&1");
+        let output = self.site.lab.try_sh("node-1", &exec);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        match output.status.success() {
+            true => Ok(said),
+            false => Err(said),
+        }
+    }
+
+    fn service_address(&self, name: &str) -> String {
+        let path = "-o jsonpath='{.spec.clusterIP}'";
+        self.site
+            .kubectl("node-1", &format!("get service {name} {path}"))
+    }
+
+    fn assert_names_resolve_in_pods(&self) {
+        let kubernetes = self.service_address("-n default kubernetes");
+        let service = self.service_address("-n probe probe");
+        for node in HOSTS {
+            // Without a final dot and with few parts, the search list is used too.
+            for (name, address) in [
+                ("kubernetes.default.svc.cluster.local", &kubernetes),
+                ("probe.probe.svc.cluster.local", &service),
+            ] {
+                let said = self.inside(node, &format!("nslookup {name}")).unwrap();
+                let answer = format!("Address: {address}");
+                assert!(said.contains(&answer), "{name} from {node}: {said}");
+            }
+            let answer = self.inside(node, "timeout 10 wget -qO- http://probe");
+            assert!(
+                answer.as_ref().is_ok_and(|said| said.starts_with("node-")),
+                "{answer:?}"
+            );
+            // A name of pods, and not of a Service.
+            until("that the pods have names", 60, || {
+                let said = self.inside(node, "nslookup names.probe.svc.cluster.local")?;
+                let known = |ip: &String| said.contains(&format!("Address: {ip}\n"));
+                match self.pods.values().all(|(ip, _)| known(ip)) {
+                    true => Ok(()),
+                    false => Err(said),
+                }
+            });
+            let absent = self.inside(node, "nslookup nobody.probe.svc.cluster.local");
+            assert!(absent.is_err_and(|said| said.contains("NXDOMAIN")));
+        }
+    }
+
+    fn assert_pods_reach_pods_of_other_nodes(&self) {
+        for from in HOSTS {
+            for (to, (address, _)) in &self.pods {
+                let get = format!("timeout 10 wget -qO- http://{address}:8080");
+                assert_eq!(
+                    self.inside(from, &get),
+                    Ok(format!("{to}\n")),
+                    "from {from}"
+                );
+            }
+        }
+    }
+
+    /// By the Service's address on each host, and by its port on each host's address
+    /// from outside.
+    fn assert_services_answer_from_every_node(&self) {
+        let probe = self.service_address("-n probe probe");
+        let web = self.service_address("-n demo web");
+        for host in HOSTS {
+            for (address, expected) in [(&probe, "node-"), (&web, " on node-4")] {
+                let answer = get_on_host(&self.site.lab, host, address, 80);
+                assert!(answer.contains(expected), "{address} on {host}: {answer}");
+            }
+            let answer = get(&self.site.lab.address(host), 30080);
+            assert!(answer.contains("\r\n\r\nnode-"), "{host}: {answer}");
+        }
+        let api = self.service_address("-n default kubernetes");
+        for host in HOSTS {
+            let connect = format!("timeout 10 bash -c '</dev/tcp/{api}/443'");
+            assert!(
+                self.site.lab.try_sh(host, &connect).status.success(),
+                "{host}"
+            );
+        }
+    }
+}
+
+/// An HTTP answer, asked for by bash: hosts have no program for that.
+fn get_on_host(lab: &Lab, host: &str, address: &str, port: u16) -> String {
+    let get = r#"printf "GET / HTTP/1.0\r\n\r\n" >&3; cat <&3"#;
+    let script = format!("exec 3<>/dev/tcp/{address}/{port}; {get}");
+    lab.sh(host, &format!("timeout 10 bash -c '{script}'"))
+}
+
+fn get(address: &str, port: u16) -> String {
+    let mut stream = TcpStream::connect((address, port)).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }

@@ -1,14 +1,14 @@
 //! A lab for a test.
 //!
-//! [`Lab::up`] makes one for a single test and removes it when dropped, also when
-//! the test panics. [`Lab::shared`] is one of four hosts for all tests that can live
-//! with it, made when it is first asked for. Should the test process be killed,
-//! `chasi lab down --stale` removes both.
+//! [`Lab::up`] makes one and removes it when dropped, also when the test panics.
+//! What is in a `static`, and what is there when the test process is killed, a
+//! [`Warden`] removes: a process that waits for the end of this one.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -31,16 +31,65 @@ pub fn succeed(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Whether a condition holds, or why not yet.
+pub type Condition = Result<(), String>;
+
+/// Waits until `condition` holds.
+pub fn until(what: &str, seconds: u64, mut condition: impl FnMut() -> Condition) {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    while let Err(reason) = condition() {
+        assert!(
+            Instant::now() < deadline,
+            "{what} has not come about in {seconds} s: {reason}"
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// A process that runs a shell script when this process has ended, however it
+/// ends. Dropped, it goes without.
+pub struct Warden(Child);
+
+impl Warden {
+    /// `script` sees `arguments` as `$1` and on.
+    pub fn post(script: &str, arguments: &[&str]) -> Warden {
+        let script = format!(r#"tail --pid="$1" -f /dev/null; shift; {script}"#);
+        let child = Command::new("setsid")
+            .args(["sh", "-c", &script, "sh", &std::process::id().to_string()])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Warden(child)
+    }
+}
+
+impl Drop for Warden {
+    fn drop(&mut self) {
+        // The shell's child as well: both are the whole of a session.
+        let _ = Command::new("pkill")
+            .args(["-KILL", "--session", &self.0.id().to_string()])
+            .status();
+        let _ = self.0.wait();
+    }
+}
+
 /// Hosts that are there until this is dropped.
 pub struct Lab {
     name: String,
+    _warden: Warden,
 }
 
 impl Lab {
     /// A lab with a name of its own. `options` are those of `chasi lab up`.
     pub fn up(options: &[&str]) -> Lab {
+        let name = unused_name();
+        let down = r#"exec "$1" --quiet lab down --name "$2""#;
         let lab = Lab {
-            name: unused_name(),
+            _warden: Warden::post(down, &[env!("CARGO_BIN_EXE_chasi"), &name]),
+            name,
         };
         succeed(
             lab.command("up")
@@ -50,37 +99,9 @@ impl Lab {
         lab
     }
 
-    /// The lab of four hosts that tests share, for one test at a time. A test may do
-    /// to them what it likes; whoever needs fresh ones calls [`Lab::reset`].
-    #[allow(dead_code, reason = "for tests of whole clusters")]
-    pub fn shared() -> MutexGuard<'static, Lab> {
-        static SHARED: OnceLock<Mutex<Lab>> = OnceLock::new();
-        SHARED
-            .get_or_init(|| {
-                let lab = Lab::up(&["--hosts", "4"]);
-                lab.remove_when_the_tests_end();
-                Mutex::new(lab)
-            })
-            .lock()
-            // The hosts are as good as ever when a test has failed.
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Nothing in a `static` is ever dropped.
-    #[expect(
-        clippy::zombie_processes,
-        reason = "it outlives this process, which it waits for"
-    )]
-    fn remove_when_the_tests_end(&self) {
-        let script = r#"tail --pid="$1" -f /dev/null; exec "$2" --quiet lab down --name "$3""#;
-        Command::new("setsid")
-            .args(["sh", "-c", script, "sh", &std::process::id().to_string()])
-            .args([env!("CARGO_BIN_EXE_chasi"), &self.name])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// `chasi lab SUBCOMMAND` for this lab, arguments to be added.
@@ -93,12 +114,6 @@ impl Lab {
     /// Runs `chasi lab SUBCOMMAND` for this lab.
     pub fn run(&self, subcommand: &str, arguments: &[&str]) -> String {
         succeed(self.command(subcommand).args(arguments))
-    }
-
-    /// Gives hosts fresh disks.
-    #[allow(dead_code, reason = "for tests of whole clusters")]
-    pub fn reset(&self, hosts: &[&str]) {
-        self.run("reset", hosts);
     }
 
     /// What a shell script on a host writes to standard output; it must succeed. Does
@@ -146,16 +161,8 @@ impl Lab {
     }
 
     /// Where a host's disk is on this machine. Its `/tmp` and `/run` are not there.
-    #[allow(dead_code, reason = "for tests of whole clusters")]
     pub fn root(&self, host: &str) -> PathBuf {
         self.host(host)["root"].as_str().unwrap().into()
-    }
-
-    /// Writes a Clusterfile for its hosts.
-    #[allow(dead_code, reason = "for tests of whole clusters")]
-    pub fn write_clusterfile(&self, path: &Path, image: &str) {
-        let path = path.to_str().unwrap();
-        self.run("clusterfile", &["--write", path, "--image", image]);
     }
 }
 
@@ -178,4 +185,39 @@ fn unused_name() -> String {
         std::process::id(),
         NEXT.fetch_add(1, Ordering::Relaxed)
     )
+}
+
+/// Run by the test below in a process of its own.
+#[test]
+#[ignore = "waits for its own death"]
+fn a_lab_is_made_and_held() {
+    let lab = Lab::up(&["--hosts", "1"]);
+    println!("held: {}", lab.name());
+    std::thread::sleep(Duration::from_secs(600));
+}
+
+#[test]
+fn nothing_is_left_of_a_test_that_was_killed() {
+    let mut test = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "lab::a_lab_is_made_and_held"])
+        .args(["--ignored", "--nocapture"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(test.stdout.take().unwrap()).lines();
+    let name = lines
+        .map_while(Result::ok)
+        .find_map(|line| Some(line.split_once("held: ")?.1.to_owned()))
+        .unwrap();
+    let is_there = || {
+        let labs = succeed(chasi().args(["lab", "list", "--format", "json"]));
+        labs.contains(&name)
+    };
+    assert!(is_there());
+    test.kill().unwrap();
+    test.wait().unwrap();
+    until("the lab's removal", 60, || match is_there() {
+        true => Err("it is still there".into()),
+        false => Ok(()),
+    });
 }

@@ -3,5 +3,11 @@
 //! the machine to themselves: `scripts/test` runs them one after the other.
 
 mod install;
+mod interrupted;
 mod lab;
+mod outage;
+mod refused;
+mod site;
+mod snapshot;
 mod throwaway_hosts;
+mod watched;

@@ -61,7 +61,9 @@ fn own(root: &Root) -> Result<(Option<EtcdStart>, Vec<String>)> {
     let mut stopped = Vec::new();
     if let Some(number) = generation::current(root, Part::Node)? {
         for name in generation::load(root, number)?.units {
-            if !HELD.contains(&name.as_str()) && unit::state(&name)?.active == "failed" {
+            let at_work = ["active", "activating", "reloading"];
+            let held = HELD.contains(&name.as_str());
+            if !held && !at_work.contains(&unit::state(&name)?.active.as_str()) {
                 stopped.push(name);
             }
         }

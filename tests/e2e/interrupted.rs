@@ -1,0 +1,274 @@
+//! Runs and switches that end in the middle: the controller killed, a host that
+//! crashes, a connection that is cut.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::lab::{chasi, succeed, until};
+use crate::site::{CONTROL_PLANES, Hosts, Site, WORKER};
+use crate::snapshot::Tree;
+use crate::watched::Watched;
+
+#[test]
+fn an_install_that_is_interrupted_again_and_again_ends_like_one_that_was_not() {
+    let mut site = Site::shared();
+    let undisturbed = site.undisturbed();
+    site.bare();
+    let run = || Watched::start(site.chasi(&["run", "--yes", "--format", "json"]));
+
+    // The controller is killed while it copies, stages, and switches hosts.
+    let mut first = run();
+    first.wait_for_phase("copy");
+    first.wait_for("bytes that move", |event| event["event"] == "progress");
+    first.crash();
+    for step in ["stage generation", "switch the node"] {
+        let mut next = run();
+        next.wait_for_step(step, None);
+        next.crash();
+    }
+
+    // The link to a host is cut while its agent works, and the controller dies. The
+    // agent ends what it has begun, and the next run waits for it.
+    let mut cut = run();
+    cut.wait_for_step("unpack", Some(WORKER));
+    site.lab.run("net", &[WORKER, "cut"]);
+    cut.crash();
+    site.lab.run("net", &[WORKER, "restore"]);
+    let mut waiting = run();
+    waiting.wait_for("that the next run waits", |event| {
+        let text = event["text"].as_str().unwrap_or_default();
+        event["host"] == WORKER && text.starts_with("waiting up to")
+    });
+
+    // It is killed in turn, while certificates are made, and the next one when it
+    // starts kubelets.
+    waiting.wait_for_phase("certificates");
+    waiting.crash();
+    let mut next = run();
+    next.wait_for_phase("start");
+    next.crash();
+
+    // A control plane loses its power. The run goes on with the others, and says who
+    // is missing.
+    let lost = CONTROL_PLANES[1];
+    let mut next = run();
+    next.wait_for_phase("objects");
+    site.lab.run("kill", &[lost]);
+    let ended = next.end();
+    assert_eq!(ended.code, Some(5), "{}", ended.told);
+    assert_eq!(ended.failure["kind"], "partial", "{}", ended.told);
+    let left_out = ended.report["left_out"].as_array().unwrap();
+    assert_eq!(left_out.len(), 1, "{left_out:?}");
+    assert_eq!(left_out[0]["host"], lost);
+    site.lab.run("start", &[lost]);
+
+    run().succeed();
+    undisturbed.assert_same(&Tree::of(&site.lab));
+    let plan = site.json(&["run", "--dry-run"]);
+    assert_eq!(plan["stages"].as_array().unwrap().len(), 0, "{plan:#}");
+    site.wait_for_pods("node-1");
+    site.leaves(Hosts::Installed);
+}
+
+/// How many files the image of the next test has: so many that a switch to it takes
+/// long enough to be interrupted.
+const FILES: usize = 400;
+
+#[test]
+fn a_host_that_crashes_in_a_switch_boots_into_one_whole_generation() {
+    let mut site = Site::shared();
+    site.installed();
+    let before = Tree::of(&site.lab);
+    build_other_image(&site);
+    let other = site
+        .clusterfile()
+        .replace("chasi/demo:1.34.4", "chasi/other:1");
+    site.write("other", &other);
+    let host = Host::new(&site, WORKER);
+    assert_eq!(host.generation(), "old");
+
+    // Crashed before the point that decides, it boots into the old generation.
+    host.crash_in_a_switch(|host| host.is_switching() && host.generation() == "old");
+    site.lab.run("start", &[WORKER]);
+    host.wait_until_it_serves();
+    host.assert_whole("old");
+
+    // Crashed behind it, into the new one.
+    host.crash_in_a_switch(|host| host.is_switching() && host.generation() == "new");
+    site.lab.run("start", &[WORKER]);
+    host.wait_until_it_serves();
+    host.assert_whole("new");
+
+    // And the next run goes on as if nothing had been; the same way back.
+    succeed(&mut site.chasi_with(&["run", "--yes"], "other"));
+    host.assert_whole("new");
+    succeed(&mut site.chasi(&["run", "--yes"]));
+    host.assert_whole("old");
+    before.assert_same(&Tree::of(&site.lab));
+    site.leaves(Hosts::Installed);
+}
+
+/// The demo image with many small files in it: half of them are removed when it goes.
+fn build_other_image(site: &Site) {
+    let context = site.path("other-image");
+    let directory = context.join("etc/other");
+    fs::create_dir_all(&directory).unwrap();
+    for number in 0..FILES {
+        fs::write(directory.join(number.to_string()), "new\n").unwrap();
+    }
+    fs::write(
+        context.join("Kubefile"),
+        "FROM chasi/demo:1.34.4\nLAYER app\nCOPY etc /etc/\n",
+    )
+    .unwrap();
+    succeed(
+        chasi()
+            .args(["--quiet", "build", "-t", "chasi/other:1"])
+            .arg(&context)
+            .env("CHASI_STORE", site.path("store")),
+    );
+}
+
+/// The host that crashes, seen from outside by its disk.
+struct Host<'a> {
+    site: &'a Site,
+    name: &'a str,
+    root: PathBuf,
+}
+
+impl<'a> Host<'a> {
+    fn new(site: &'a Site, name: &'a str) -> Host<'a> {
+        Host {
+            site,
+            name,
+            root: site.lab.root(name),
+        }
+    }
+
+    fn state(&self) -> PathBuf {
+        self.root.join("var/lib/chasi")
+    }
+
+    /// Which generation the switch points to: the one with the many files, or the
+    /// one without.
+    fn generation(&self) -> &'static str {
+        let target = fs::read_link(self.state().join("node")).unwrap();
+        match self.state().join(target).join("etc/other").is_dir() {
+            true => "new",
+            false => "old",
+        }
+    }
+
+    /// Whether a switch has begun and has not ended.
+    fn is_switching(&self) -> bool {
+        pending(&self.state().join("journal"))
+    }
+
+    /// Runs the other image, and crashes host and controller when `moment` has come.
+    /// A switch that was over before the crash is made again.
+    fn crash_in_a_switch(&self, moment: impl Fn(&Self) -> bool) {
+        for _ in 0..5 {
+            let run = self.site.chasi_with(&["run", "--yes"], "other");
+            let mut run = Watched::start(run);
+            run.wait_for_step("switch the node", Some(self.name));
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !moment(self) && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+            self.site.lab.run("kill", &[self.name]);
+            if moment(self) {
+                return run.crash();
+            }
+            drop(run);
+            self.site.lab.run("start", &[self.name]);
+            succeed(&mut self.site.chasi(&["run", "--yes"]));
+        }
+        panic!("the host never crashed at that moment");
+    }
+
+    /// Waits, without any controller, until the host's services run and its node is
+    /// ready.
+    fn wait_until_it_serves(&self) {
+        until("that the host's services run", 120, || {
+            let units = "chasi-boot.service chasi-node.service containerd.service kubelet.service";
+            let output = self
+                .site
+                .lab
+                .try_sh(self.name, &format!("systemctl is-active {units}"));
+            match output.status.success() {
+                true => Ok(()),
+                false => Err(String::from_utf8_lossy(&output.stdout).into_owned()),
+            }
+        });
+        // The API may still believe what it knew before the crash, so kubelet is
+        // asked itself.
+        until("that kubelet answers", 60, || {
+            let healthz = "timeout 5 bash -c 'exec 3<>/dev/tcp/127.0.0.1/10248; \
+                printf \"GET /healthz HTTP/1.0\\r\\n\\r\\n\" >&3; cat <&3'";
+            let output = self.site.lab.try_sh(self.name, healthz);
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            match said.ends_with("ok") {
+                true => Ok(()),
+                false => Err(said),
+            }
+        });
+    }
+
+    /// The host is in this generation, wholly: nothing is pending, every managed path
+    /// is as the generation's manifest says, and nothing of the other is left.
+    fn assert_whole(&self, generation: &str) {
+        assert_eq!(self.generation(), generation);
+        assert!(!self.is_switching());
+        let files = fs::read_dir(self.root.join("etc/other"));
+        let files = files.map_or(0, |entries| entries.count());
+        let expected = if generation == "new" { FILES } else { 0 };
+        assert_eq!(files, expected);
+        for part in ["node", "control-plane"] {
+            let Ok(tree) = fs::read_link(self.state().join(part)) else {
+                continue;
+            };
+            let tree = self.state().join(tree);
+            let manifest = fs::read(tree.parent().unwrap().join("manifest.json")).unwrap();
+            let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+            for (path, placed) in manifest["host"].as_object().unwrap() {
+                self.assert_placed(path, placed, &tree);
+            }
+        }
+    }
+
+    fn assert_placed(&self, path: &str, placed: &Value, tree: &Path) {
+        let here = self.root.join(path);
+        let kind = placed["kind"].as_str().unwrap();
+        match kind {
+            "program" => {
+                let target = fs::read_link(&here).unwrap();
+                let program = format!("/var/lib/chasi/node/{}", placed["tree"].as_str().unwrap());
+                assert_eq!(target, Path::new(&program), "{path}");
+                assert!(
+                    tree.join(placed["tree"].as_str().unwrap())
+                        .symlink_metadata()
+                        .is_ok()
+                );
+            }
+            "file" => assert_eq!(
+                fs::read(&here).unwrap(),
+                fs::read(tree.join(path)).unwrap(),
+                "{path}"
+            ),
+            _ => assert!(here.symlink_metadata().is_ok(), "{kind} {path}"),
+        }
+    }
+}
+
+/// Whether a journal has an operation that was begun and not ended.
+fn pending(journals: &Path) -> bool {
+    let entries = fs::read_dir(journals).unwrap();
+    entries.map(|entry| entry.unwrap().path()).any(|path| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let count = |record: &str| text.matches(&format!("\"record\":\"{record}\"")).count();
+        count("begin") > count("commit") + count("abandon")
+    })
+}
