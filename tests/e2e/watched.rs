@@ -44,7 +44,7 @@ impl Watched {
 
     /// Waits for an event.
     pub fn wait_for(&mut self, what: &str, matches: impl Fn(&Value) -> bool) {
-        while let Some(line) = self.lines.next() {
+        for line in self.lines.by_ref() {
             let line = line.unwrap();
             let event: Value = serde_json::from_str(&line).unwrap();
             let found = matches(&event);
@@ -82,7 +82,7 @@ impl Watched {
 
     /// Waits for the end.
     pub fn end(mut self) -> Ended {
-        while let Some(line) = self.lines.next() {
+        for line in self.lines.by_ref() {
             self.seen.push(line.unwrap());
         }
         let mut output = String::new();
