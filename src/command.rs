@@ -12,19 +12,24 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::event::{Context, Event};
 
 /// How much of each output stream is kept, in bytes: enough for any message,
 /// bounded so that a runaway program cannot exhaust memory.
 const KEPT: u64 = 16 << 20;
 
+/// How much of each output stream goes into the full log, in bytes.
+const TOLD: usize = 64 << 10;
+
 /// A program to run, with its arguments.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Command {
     program: OsString,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     input: Option<Vec<u8>>,
     cancel: Option<CancellationToken>,
+    told: Option<Context>,
 }
 
 /// What a program said.
@@ -47,6 +52,7 @@ impl Command {
             environment: Vec::new(),
             input: None,
             cancel: None,
+            told: None,
         }
     }
 
@@ -83,6 +89,13 @@ impl Command {
     /// [`Kind::Interrupted`].
     pub fn cancel(mut self, token: CancellationToken) -> Self {
         self.cancel = Some(token);
+        self
+    }
+
+    /// Puts the command line and what it says into the full log of the run, the end
+    /// of it when it is much. For programs that never print secrets.
+    pub fn told(mut self, context: &Context) -> Self {
+        self.told = Some(context.clone());
         self
     }
 
@@ -156,6 +169,10 @@ impl Command {
         let output = attempt().or_err(Kind::System, || {
             format!("cannot run `{}`", self.program.to_string_lossy())
         })?;
+        if let Some(context) = &self.told {
+            let text = self.log(&output);
+            context.emit(Event::Detail { host: None, text });
+        }
         let cancelled = self
             .cancel
             .as_ref()
@@ -167,6 +184,27 @@ impl Command {
             ));
         }
         Ok(output)
+    }
+
+    /// What the full log says of it.
+    fn log(&self, output: &Output) -> String {
+        let mut text = format!("$ {}\n", self.line());
+        for stream in [&output.stdout, &output.stderr] {
+            let all = String::from_utf8_lossy(stream);
+            let end = all.ceil_char_boundary(all.len().saturating_sub(TOLD));
+            if end > 0 {
+                text.push_str(&format!("({end} bytes before this are left out)\n"));
+            }
+            text.push_str(&all[end..]);
+            if !text.ends_with('\n') {
+                text.push('\n');
+            }
+        }
+        text.push_str(&match output.code {
+            Some(code) => format!("(it exited with {code})\n"),
+            None => "(it was ended by a signal)\n".to_owned(),
+        });
+        text
     }
 
     /// The command line as a person would type it, for messages.
@@ -217,6 +255,20 @@ mod tests {
             "`sh -c echo no luck >&2; exit 3` exited with 3"
         );
         assert_eq!(error.causes().next().unwrap().to_string(), "no luck");
+    }
+
+    #[test]
+    fn what_is_told_is_the_line_the_end_of_the_output_and_the_exit() {
+        let command = Command::new("sh").args(["-c", "x"]);
+        let output = Output {
+            code: Some(3),
+            stdout: [b"a".repeat(TOLD), b"end".to_vec()].concat(),
+            stderr: b"no\n".to_vec(),
+        };
+        let text = command.log(&output);
+        let (head, rest) = text.split_once("aaa").unwrap();
+        assert_eq!(head, "$ sh -c x\n(3 bytes before this are left out)\n");
+        assert!(rest.ends_with("aend\nno\n(it exited with 3)\n"));
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub enum Kind {
     Usage,
     /// A file that the user wrote is wrong.
     Input,
-    /// A check failed; nothing has been changed.
+    /// A check failed, or a host is not to be entered; nothing has been changed.
     Check,
     /// Some hosts are done and some are not.
     Partial,
@@ -30,7 +30,7 @@ pub enum Kind {
     Integrity,
     /// What was asked for does not exist.
     NotFound,
-    /// A host or registry cannot be reached, or does not let us in.
+    /// A host or registry cannot be reached, or a registry does not let us in.
     Unreachable,
     /// Disk full, permission denied and other failures of the local system.
     System,
@@ -79,7 +79,9 @@ impl Kind {
             Kind::Input => {
                 "A file that you wrote is wrong. The message points into it; nothing was done."
             }
-            Kind::Check => "A check of the hosts failed. Nothing was changed.",
+            Kind::Check => {
+                "A check of the hosts failed, or one does not let us in or is not the one that was meant. Nothing was changed."
+            }
             Kind::Partial => {
                 "Some hosts are done and some are not. Running the same command again does the rest."
             }
@@ -88,7 +90,9 @@ impl Kind {
                 "Content does not match its digest, or is not what it claims to be. It was not used."
             }
             Kind::NotFound => "What was asked for does not exist.",
-            Kind::Unreachable => "A host or a registry cannot be reached, or does not let us in.",
+            Kind::Unreachable => {
+                "A host or a registry cannot be reached, or a registry does not let us in."
+            }
             Kind::System => "The local system failed: disk full, permission denied and the like.",
             Kind::Interrupted => {
                 "Stopped by Ctrl-C or SIGTERM at a consistent point. Running the same command again goes on."

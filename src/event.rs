@@ -60,6 +60,18 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         total: Option<u64>,
     },
+    /// Some of a known number of things are done.
+    Counted {
+        /// The host's name.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
+        /// What is counted, in the plural: `container images`.
+        item: String,
+        /// How many are done.
+        done: u64,
+        /// How many there are.
+        total: u64,
+    },
     /// Something that a person should know, and nothing failed.
     Note {
         /// The host's name.
@@ -95,6 +107,7 @@ impl Event {
             Event::StepStarted { host, .. }
             | Event::StepEnded { host, .. }
             | Event::Progress { host, .. }
+            | Event::Counted { host, .. }
             | Event::Note { host, .. }
             | Event::Warning { host, .. }
             | Event::Detail { host, .. } => {

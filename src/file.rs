@@ -54,7 +54,7 @@ pub fn create_directories(path: &Path) -> Result<()> {
     fn create(path: &Path) -> io::Result<()> {
         match fs::create_dir(path) {
             Ok(()) => sync_directory(parent(path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !parent(path).is_dir() => {
                 create(parent(path))?;
                 create(path)
             }

@@ -144,10 +144,7 @@ async fn a_key_is_accepted_and_another_is_refused() {
     Session::connect(&ctx, &target).await.unwrap();
     target.credentials = vec![key(&sshd, "stranger", None)];
     let error = Session::connect(&ctx, &target).await.err().unwrap();
-    assert_eq!(
-        (error.kind(), error.host()),
-        (Kind::Unreachable, Some("n1"))
-    );
+    assert_eq!((error.kind(), error.host()), (Kind::Check, Some("n1")));
     assert!(error.message().contains("does not let"), "{error}");
     assert!(
         error

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Shell;
-use super::places;
+use super::{config, store};
 use crate::cluster::access::{Environment, targets};
 use crate::cluster::connect::{LeftOut, Visitor};
 use crate::cluster::run::Request;
@@ -113,7 +113,7 @@ impl Known {
 impl Chosen {
     /// The cluster that a file describes.
     pub fn from_file(shell: &Shell, path: &Path) -> Result<Self> {
-        let home = places::home();
+        let home = config::home();
         let clusterfile = Clusterfile::read(path, home.as_deref())?;
         for warning in &clusterfile.warnings {
             shell.context().warn(format!(
@@ -134,7 +134,7 @@ impl Chosen {
 
     /// The cluster that arguments describe.
     pub fn from_arguments(shell: &Shell, image: &str, hosts: &HostArgs) -> Result<Self> {
-        let home = places::home();
+        let home = config::home();
         let clusterfile = Clusterfile::from_arguments(&Arguments {
             image,
             name: hosts.name.as_deref(),
@@ -160,8 +160,17 @@ impl Chosen {
 
     fn known(shell: &Shell, name: &str) -> Result<Self> {
         let path = note_path(name)?;
-        let bytes = std::fs::read(&path).or_err(Kind::NotFound, || {
-            format!("the cluster `{name}` is not known here")
+        let bytes = std::fs::read(&path).map_err(|_| {
+            let known = known_names().unwrap_or_default();
+            let hint = match known.is_empty() {
+                true => "name its Clusterfile: `-f Clusterfile`".to_owned(),
+                false => format!("known are: `{}`", known.join("`, `")),
+            };
+            Error::new(
+                Kind::NotFound,
+                format!("the cluster `{name}` is not known here"),
+            )
+            .hint(hint)
         })?;
         let source: Source = serde_json::from_slice(&bytes)
             .or_err(Kind::Input, || format!("`{}` is damaged", path.display()))?;
@@ -210,20 +219,20 @@ impl Chosen {
     }
 
     /// A request to look at the cluster.
-    pub fn look(&self) -> Result<status::Request> {
+    pub fn look(&self, shell: &Shell) -> Result<status::Request> {
         Ok(status::Request {
             targets: self.targets()?,
             cluster: self.clusterfile.cluster.clone(),
-            visitor: visitor()?,
+            visitor: visitor(shell)?,
         })
     }
 
     /// A request to take the cluster off its hosts.
-    pub fn delete(&self, dry_run: bool) -> Result<delete::Request> {
+    pub fn delete(&self, shell: &Shell, dry_run: bool) -> Result<delete::Request> {
         Ok(delete::Request {
             targets: self.targets()?,
             cluster: self.clusterfile.cluster.clone(),
-            visitor: visitor()?,
+            visitor: visitor(shell)?,
             dry_run,
         })
     }
@@ -234,15 +243,15 @@ impl Chosen {
     }
 
     /// A request to bring the cluster to what was asked for.
-    pub fn request(&self, dry_run: bool) -> Result<Request> {
-        let store = places::store()?;
+    pub fn request(&self, shell: &Shell, dry_run: bool) -> Result<Request> {
+        let store = store::open()?;
         let index = self.image(&store)?;
         Ok(Request {
             targets: self.targets()?,
             cluster: self.clusterfile.cluster.clone(),
             store,
             index,
-            visitor: visitor()?,
+            visitor: visitor(shell)?,
             dry_run,
         })
     }
@@ -261,23 +270,25 @@ pub fn not_done(left_out: &[LeftOut]) -> Result<()> {
     Err(error.hint("when that is mended, run the same command again: it does the rest"))
 }
 
-fn visitor() -> Result<Visitor> {
+/// A person said no.
+pub fn refused() -> Error {
+    Error::new(
+        Kind::Interrupted,
+        "nothing was changed: this was not confirmed",
+    )
+    .hint("answer `y`, or give `--yes` to be asked nothing")
+}
+
+fn visitor(shell: &Shell) -> Result<Visitor> {
     Ok(Visitor {
-        run: run_identifier(),
+        run: shell.run_id().to_owned(),
         who: who(),
         program: program()?,
     })
 }
 
-/// A name for this run: its time and process, unique enough on one machine and
-/// good to read in journals.
-pub fn run_identifier() -> String {
-    let now = jiff::Zoned::now();
-    format!("{}-{}", now.strftime("%Y%m%dT%H%M%S"), std::process::id())
-}
-
 /// Who runs chasi, and where.
-pub fn who() -> String {
+fn who() -> String {
     let user = std::env::var("USER")
         .or_else(|_| std::env::var("LOGNAME"))
         .unwrap_or_else(|_| format!("uid{}", rustix::process::getuid().as_raw()));
@@ -289,12 +300,12 @@ pub fn who() -> String {
 }
 
 /// This program's own file.
-pub fn program() -> Result<PathBuf> {
+fn program() -> Result<PathBuf> {
     std::env::current_exe().or_err(Kind::System, || "cannot find chasi's own program file")
 }
 
 fn notes() -> Result<PathBuf> {
-    Ok(places::state()?.join("clusters"))
+    Ok(config::state()?.join("clusters"))
 }
 
 fn note_path(name: &str) -> Result<PathBuf> {

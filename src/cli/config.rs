@@ -1,6 +1,5 @@
 //! What a user's environment says: where things are kept, mirrors, credentials,
-//! whom to trust. The one place that reads it for commands that build, pull and
-//! push.
+//! whom to trust. The one place that reads it.
 //!
 //! The configuration file is `$CHASI_CONFIG`, or `chasi/config.yaml` below
 //! `$XDG_CONFIG_HOME` (`~/.config`):
@@ -43,6 +42,11 @@ struct Config {
 struct Rule {
     from: String,
     to: String,
+}
+
+/// The user's home directory.
+pub fn home() -> Option<PathBuf> {
+    absolute("HOME")
 }
 
 /// The images' store: `$CHASI_STORE`, or below `$XDG_DATA_HOME`.

@@ -30,7 +30,7 @@ impl Args {
     /// Looks, asks, deletes.
     pub fn run(self, shell: &Shell) -> Result<()> {
         let chosen = self.known.choose(shell)?;
-        let request = chosen.delete(self.dry_run)?;
+        let request = chosen.delete(shell, self.dry_run)?;
         shell.block_on(async {
             let context = shell.context();
             let prepared = delete::prepare(context, request).await?;
@@ -60,14 +60,15 @@ impl Args {
             );
         }
         shell.message(&describe(&prepared.plan));
-        if shell.ask(&format!(
+        let question = format!(
             "Delete cluster `{}` and all its data?",
             prepared.plan.cluster
-        )) {
+        );
+        if shell.ask(&question).await {
             return Ok(prepared);
         }
         prepared.abandon().await;
-        Err(Error::new(Kind::Interrupted, "nothing was changed"))
+        Err(super::cluster::refused())
     }
 
     fn conclude(&self, shell: &Shell, chosen: &Chosen, report: &Report) -> Result<()> {

@@ -27,7 +27,7 @@ pub struct Args {
 impl Args {
     /// Fetches it and prints it.
     pub fn run(self, shell: &Shell) -> Result<()> {
-        let request = self.known.choose(shell)?.look()?;
+        let request = self.known.choose(shell)?.look(shell)?;
         let work = status::kubeconfig(shell.context(), &request, self.server.as_deref());
         let text = shell.block_on(work)?;
         match &self.output {

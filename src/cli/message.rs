@@ -62,21 +62,63 @@ impl Style {
     }
 }
 
-/// The whole text of an error, of those found with it, and of their causes and
-/// hints.
-pub fn error(error: &Error, style: Style) -> String {
-    let mut text = one(error, style);
+/// How much of a cause is shown where it is not to be shown whole, in lines.
+const END_LINES: usize = 12;
+
+/// How much of an error's causes is said.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Amount {
+    /// Everything, as in the log.
+    All,
+    /// Of causes with many lines, such as a journal, only the end.
+    Ends,
+}
+
+/// The text of an error, of those found with it, and of their causes and hints.
+pub fn error(error: &Error, style: Style, amount: Amount) -> String {
+    let mut text = one(error, style, amount);
     for other in error.others() {
-        text.push_str(&one(other, style));
+        text.push_str(&one(other, style, amount));
     }
     let count = 1 + error.others().len();
-    if count > 1 {
+    // Those with a place are apart from each other; the others explain the first.
+    if count > 1 && error.snippet().is_some() {
         text.push_str(&format!("{}: {count} errors\n", style.red("error")));
     }
     text
 }
 
-fn one(error: &Error, style: Style) -> String {
+/// What libraries say on the way to a cause, and that tells a person nothing.
+const EMPTY_WORDS: [&str; 6] = [
+    "error sending request",
+    "client error (Connect)",
+    "dns error",
+    "error resolving DNS",
+    "tcp connect error",
+    "connection error",
+];
+
+/// A cause without the number that Rust adds to what the system says.
+fn without_number(cause: &str) -> &str {
+    match cause.rfind(" (os error ") {
+        Some(at) if cause.ends_with(')') => &cause[..at],
+        _ => cause,
+    }
+}
+
+/// The end of a text of many lines.
+fn end_of(text: &str) -> String {
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    match lines.len().checked_sub(END_LINES) {
+        Some(more @ 1..) => {
+            let end = lines[more..].join("\n");
+            format!("({more} lines before these are in the log)\n{end}")
+        }
+        _ => text.to_owned(),
+    }
+}
+
+fn one(error: &Error, style: Style, amount: Amount) -> String {
     let mut title = String::new();
     if let Some(host) = error.host() {
         title.push_str(&format!("{host}: "));
@@ -88,16 +130,33 @@ fn one(error: &Error, style: Style) -> String {
         None => format!("{}: {}\n", style.red("error"), wrapped(&title, 7, 2, style)),
     };
     let mut said = vec![error.message().to_owned()];
-    for cause in error.causes() {
-        let cause = cause.to_string();
+    let mut causes: Vec<String> = error.causes().map(ToString::to_string).collect();
+    if amount == Amount::Ends {
+        let last = causes.len().saturating_sub(1);
+        let mut number = 0..;
+        causes
+            .retain(|cause| number.next() == Some(last) || !EMPTY_WORDS.contains(&cause.as_str()));
+        for cause in &mut causes {
+            *cause = without_number(cause).to_owned();
+        }
+    }
+    for cause in causes {
         // Many errors repeat their cause in their own text.
         if !said.iter().any(|said| said.contains(&cause)) {
-            text.push_str(&item("cause", &cause, style));
+            let shown = match amount {
+                Amount::All => cause.clone(),
+                Amount::Ends => end_of(&cause),
+            };
+            text.push_str(&item("cause", &shown, style));
             said.push(cause);
         }
     }
     for hint in error.hints() {
-        text.push_str(&item("hint", hint, style));
+        let shown = match amount {
+            Amount::All => hint.clone(),
+            Amount::Ends => end_of(hint),
+        };
+        text.push_str(&item("hint", &shown, style));
     }
     text
 }
@@ -202,7 +261,7 @@ mod tests {
             ))
             .hint("read the journal: `journalctl -u kubelet`");
         assert_eq!(
-            error(&example, Style::PLAIN),
+            error(&example, Style::PLAIN, Amount::Ends),
             "error: m1: cannot start `kubelet`\n  \
                cause: `systemctl start kubelet` exited with 1\n  \
                hint: read the journal: `journalctl -u kubelet`\n"
@@ -221,7 +280,7 @@ mod tests {
             .at(place(8..14))
             .hint("did you mean `image`?")
             .and(Error::new(Kind::Input, "expected a list, found a number").at(place(27..28)));
-        insta::assert_snapshot!(error(&example, Style::PLAIN), @r"
+        insta::assert_snapshot!(error(&example, Style::PLAIN, Amount::Ends), @r"
         error: unknown field `imagee`
          --> Clusterfile:2:3
           |
@@ -238,6 +297,36 @@ mod tests {
     }
 
     #[test]
+    fn words_that_say_nothing_are_left_out_and_never_the_last() {
+        let example = Error::new(Kind::Unreachable, "cannot reach `x`").because(
+            Error::new(Kind::Failed, "client error (Connect)")
+                .because(std::io::Error::from_raw_os_error(111)),
+        );
+        assert_eq!(
+            error(&example, Style::PLAIN, Amount::Ends),
+            "error: cannot reach `x`\n  cause: Connection refused\n"
+        );
+        let only = Error::new(Kind::Unreachable, "x").because("dns error");
+        assert!(error(&only, Style::PLAIN, Amount::Ends).contains("dns error"));
+    }
+
+    #[test]
+    fn of_a_journal_only_the_end_is_shown() {
+        let journal = (0..40).map(|number| format!("line {number}\n"));
+        let example = Error::new(Kind::Failed, "x").because(journal.collect::<String>());
+        let short = error(&example, Style::PLAIN, Amount::Ends);
+        assert!(
+            short.contains("(28 lines before these are in the log)"),
+            "{short}"
+        );
+        assert!(
+            short.contains("line 39") && !short.contains("line 27\n"),
+            "{short}"
+        );
+        assert!(error(&example, Style::PLAIN, Amount::All).contains("line 0\n"));
+    }
+
+    #[test]
     fn a_place_behind_the_text_is_no_panic() {
         let example = Error::new(Kind::Input, "too short").at(Place {
             path: "f".into(),
@@ -245,7 +334,7 @@ mod tests {
             span: 7..9,
             label: "here".into(),
         });
-        assert!(error(&example, Style::PLAIN).starts_with("error: too short\n"));
+        assert!(error(&example, Style::PLAIN, Amount::Ends).starts_with("error: too short\n"));
     }
 
     #[test]
@@ -253,7 +342,7 @@ mod tests {
         let example = Error::new(Kind::Failed, "cannot read: permission denied")
             .because(std::io::Error::from(std::io::ErrorKind::PermissionDenied));
         assert_eq!(
-            error(&example, Style::PLAIN),
+            error(&example, Style::PLAIN, Amount::Ends),
             "error: cannot read: permission denied\n"
         );
     }
@@ -265,7 +354,7 @@ mod tests {
             columns: Some(40),
         };
         let example = Error::new(Kind::Failed, "x").hint("word ".repeat(20));
-        let text = error(&example, style);
+        let text = error(&example, style, Amount::Ends);
         assert!(text.lines().all(|line| line.len() <= 40), "{text}");
         assert!(
             text.lines()
@@ -279,7 +368,7 @@ mod tests {
     fn a_hosts_words_cannot_steer_the_terminal() {
         let example = Error::new(Kind::Failed, "it said \x1b[2Jboo\r\u{202e}");
         assert_eq!(
-            error(&example, Style::PLAIN),
+            error(&example, Style::PLAIN, Amount::Ends),
             "error: it said \u{fffd}[2Jboo\u{fffd}\n"
         );
     }

@@ -21,7 +21,6 @@ mod lab;
 mod load;
 mod message;
 mod node_service;
-mod places;
 mod prune;
 mod pull;
 mod push;

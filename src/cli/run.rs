@@ -4,12 +4,20 @@ use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use super::cluster::Chosen;
+use super::message::{Style, wrapped};
+use super::reporter::{Phase, duration};
 use super::table::Table;
 use super::{Format, Shell};
-use crate::cluster::plan::Plan;
+use crate::cluster::plan::{Plan, Stage};
 use crate::cluster::run::{self, Prepared, Report};
 use crate::error::{Error, Kind, Result};
+use crate::event::Event;
+
+/// How wide a plan is at most: the usual terminal, also where it is read later.
+const COLUMNS: usize = 80;
 
 /// Install a cluster image on hosts, or bring a cluster to what its Clusterfile
 /// says now.
@@ -19,11 +27,7 @@ use crate::error::{Error, Kind, Result};
 #[derive(clap::Args)]
 pub struct Args {
     /// The cluster image to run, when there is no Clusterfile.
-    #[arg(
-        value_name = "IMAGE",
-        conflicts_with = "file",
-        required_unless_present = "file"
-    )]
+    #[arg(value_name = "IMAGE", conflicts_with = "file")]
     image: Option<String>,
     /// The Clusterfile.
     #[arg(short, long, value_name = "CLUSTERFILE")]
@@ -51,11 +55,12 @@ impl Args {
                 return Err(Error::new(
                     Kind::Usage,
                     "neither a Clusterfile nor an image was given",
-                ));
+                )
+                .hint("`chasi run -f Clusterfile`, or `chasi run IMAGE --masters ADDRESSES`"));
             }
         };
-        let request = chosen.request(self.dry_run)?;
-        let remembered = chosen.clone();
+        let request = chosen.request(shell, self.dry_run)?;
+        let hosts = chosen.clusterfile.cluster.hosts.iter().count();
         shell.block_on(async {
             let context = shell.context();
             let prepared = run::prepare(context, request).await?;
@@ -67,18 +72,22 @@ impl Args {
                 prepared.abandon().await;
                 return match self.format {
                     Format::Json => shell.json(&plan),
-                    Format::Table => shell.result(&describe(&plan)),
+                    Format::Table => shell.result(&describe(&plan, hosts)),
                 };
             }
-            let prepared = self.confirm(shell, prepared).await?;
-            remembered.remember()?;
+            context.emit(Event::Detail {
+                host: None,
+                text: describe(&prepared.plan, hosts),
+            });
+            let prepared = self.confirm(shell, prepared, hosts).await?;
+            chosen.remember()?;
             let report = prepared.apply(context).await?;
             self.conclude(shell, &report)
         })
     }
 
     /// Asks before anything is changed, unless there is nothing to change.
-    async fn confirm(&self, shell: &Shell, prepared: Prepared) -> Result<Prepared> {
+    async fn confirm(&self, shell: &Shell, prepared: Prepared, hosts: usize) -> Result<Prepared> {
         if self.yes || prepared.plan.is_empty() {
             return Ok(prepared);
         }
@@ -89,54 +98,54 @@ impl Args {
                     .hint("add `--yes` to apply it without asking, or `--dry-run` to see it"),
             );
         }
-        shell.message(&describe(&prepared.plan));
-        let sure = shell.ask("Apply this plan?");
-        if sure {
+        shell.message(&describe(&prepared.plan, hosts));
+        if shell.ask("Apply this plan?").await {
             return Ok(prepared);
         }
         prepared.abandon().await;
-        Err(Error::new(Kind::Interrupted, "nothing was changed"))
+        Err(super::cluster::refused())
     }
 
     fn conclude(&self, shell: &Shell, report: &Report) -> Result<()> {
+        let summary = Summary::new(shell, report);
         match self.format {
-            Format::Json => shell.json(report)?,
-            Format::Table => shell.result(&summary(report))?,
+            Format::Json => shell.json(&summary)?,
+            Format::Table => shell.result(&summary.to_string())?,
         }
         super::cluster::not_done(&report.left_out)
     }
 }
 
-/// The plan for people.
-fn describe(plan: &Plan) -> String {
+/// The plan for people: a line for each thing to do, with the hosts that do it.
+fn describe(plan: &Plan, hosts: usize) -> String {
     let mut text = String::new();
-    if plan.is_empty() {
-        // Writing to a String cannot fail.
-        let _ = writeln!(
+    // Writing to a String cannot fail.
+    let _ = match plan.is_empty() {
+        true => writeln!(
             text,
-            "Nothing to do: the hosts are as `{}` says.",
+            "Nothing to do: the hosts are as the Clusterfile of `{}` says.",
             plan.cluster
-        );
-    } else {
-        let _ = writeln!(
+        ),
+        false => writeln!(
             text,
-            "Cluster {}: {} (Kubernetes {}, {})",
+            "Cluster `{}`: {} (Kubernetes {}, {})\n",
             plan.cluster,
             plan.image,
             plan.version,
             plan.digest.short()
-        );
-        for stage in &plan.stages {
-            let _ = writeln!(text, "\n{}", stage.name);
-            for step in &stage.steps {
-                let mark = if step.undoable {
-                    ""
-                } else {
-                    "  (cannot be undone)"
-                };
-                let _ = writeln!(text, "  {:<12} {}{mark}", step.host, step.action.describe());
-            }
-        }
+        ),
+    };
+    let lines = lines(plan, hosts);
+    let width = lines.iter().map(|(action, _)| action.chars().count()).max();
+    let width = width.unwrap_or_default();
+    let style = Style {
+        columns: Some(COLUMNS),
+        ..Style::PLAIN
+    };
+    for (action, on) in lines {
+        let indent = width + 4;
+        let on = wrapped(&on, indent, indent, style);
+        let _ = writeln!(text, "  {action:<width$}  {on}");
     }
     for one in &plan.left_out {
         let _ = writeln!(text, "\nleft out: {}: {}", one.host, one.reason);
@@ -144,26 +153,184 @@ fn describe(plan: &Plan) -> String {
     text
 }
 
-fn summary(report: &Report) -> String {
-    let mut table = Table::new(["NODE", "STATE", "ROLES", "VERSION"]);
-    for node in &report.state.nodes {
-        let state = if node.ready { "Ready" } else { "NotReady" };
-        table.row([
-            node.name.clone(),
-            state.into(),
-            node.roles().join(","),
-            node.version.clone(),
-        ]);
+/// What is done and where, in order. The same step of several hosts is one line.
+fn lines(plan: &Plan, hosts: usize) -> Vec<(String, String)> {
+    let mut groups: Vec<(String, Vec<&str>, &Stage, bool)> = Vec::new();
+    for stage in &plan.stages {
+        let first = groups.len();
+        for step in &stage.steps {
+            let action = step.action.describe();
+            match groups[first..]
+                .iter_mut()
+                .find(|(same, ..)| *same == action)
+            {
+                Some((_, on, ..)) => on.push(&step.host),
+                None => groups.push((action, vec![&step.host], stage, step.undoable)),
+            }
+        }
     }
-    let head = match report.steps {
-        0 => format!(
-            "Nothing to do: cluster `{}` is as its Clusterfile says.\n\n",
-            report.cluster
-        ),
-        steps => format!(
-            "Cluster `{}` is up: {steps} steps done.\n\n",
-            report.cluster
-        ),
-    };
-    head + &table.to_string()
+    groups
+        .into_iter()
+        .map(|(action, on, stage, undoable)| {
+            let mut text = match on.len() == hosts && hosts > 2 {
+                true => format!("all {hosts} hosts"),
+                false => on.join(", "),
+            };
+            if stage.rolling && on.len() > 1 {
+                text.push_str(", one after the other");
+            }
+            if !undoable {
+                text.push_str(" (cannot be undone)");
+            }
+            (action, text)
+        })
+        .collect()
+}
+
+/// How a run ended, for people and for programs. `docs/run.md` describes the JSON.
+#[derive(Serialize)]
+struct Summary<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    nodes: Vec<Node<'a>>,
+    phases: Vec<Phase>,
+    /// All together, which is more than the phases.
+    seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<PathBuf>,
+}
+
+/// A node, with the same names as in `chasi status`.
+#[derive(Serialize)]
+struct Node<'a> {
+    name: &'a str,
+    ready: bool,
+    version: &'a str,
+    roles: Vec<String>,
+}
+
+impl<'a> Summary<'a> {
+    fn new(shell: &Shell, report: &'a Report) -> Self {
+        let nodes = report.state.nodes.iter().map(|node| Node {
+            name: &node.name,
+            ready: node.ready,
+            version: &node.version,
+            roles: node.roles(),
+        });
+        Summary {
+            report,
+            nodes: nodes.collect(),
+            phases: shell.phases(),
+            seconds: shell.elapsed().as_secs_f64(),
+            log: shell.log_path(),
+        }
+    }
+}
+
+impl std::fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (cluster, image) = (&self.report.cluster, &self.report.image);
+        let changed = self.report.steps > 0;
+        match (changed, self.report.left_out.is_empty()) {
+            (false, _) => writeln!(
+                f,
+                "Nothing to do: cluster `{cluster}` is as its Clusterfile says.\n"
+            )?,
+            (true, true) => writeln!(f, "Cluster `{cluster}` is up, from {image}.\n")?,
+            (true, false) => writeln!(f, "Cluster `{cluster}` is up in part, from {image}.\n")?,
+        }
+        let mut nodes = Table::new(["NODE", "STATE", "ROLES", "VERSION"]);
+        for node in &self.nodes {
+            let state = if node.ready { "Ready" } else { "NotReady" };
+            nodes.row([node.name, state, &node.roles.join(","), node.version]);
+        }
+        write!(f, "{nodes}")?;
+        if changed {
+            let mut times = Table::new(["PHASE", "TIME"]);
+            for phase in &self.phases {
+                times.row([phase.name.clone(), duration(phase.seconds)]);
+            }
+            times.row(["all".to_owned(), duration(self.seconds)]);
+            write!(f, "\n{times}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::connect::LeftOut;
+    use crate::cluster::plan::{Action, Step};
+    use crate::digest::Digest;
+
+    fn step(host: &str, action: Action) -> Step {
+        Step {
+            host: host.into(),
+            undoable: !matches!(action, Action::ApplyObjects { .. }),
+            action,
+        }
+    }
+
+    fn example() -> Plan {
+        let identity = Digest::of("x");
+        let start = ["m1", "m2", "m3"].map(|host| step(host, Action::StartKubelet));
+        Plan {
+            cluster: "shop".into(),
+            image: "chasi/demo:1".into(),
+            digest: identity,
+            version: "1.34.4".into(),
+            stages: vec![
+                Stage {
+                    name: "certificates".into(),
+                    rolling: false,
+                    steps: ["m2", "m3"]
+                        .map(|host| step(host, Action::CreateCertificates))
+                        .into(),
+                },
+                Stage {
+                    name: "start".into(),
+                    rolling: true,
+                    steps: start.into(),
+                },
+                Stage {
+                    name: "objects".into(),
+                    rolling: false,
+                    steps: vec![step("m1", Action::ApplyObjects { identity })],
+                },
+            ],
+            left_out: vec![LeftOut {
+                host: "w9".into(),
+                reason: "no route to host".into(),
+            }],
+        }
+    }
+
+    #[test]
+    fn the_same_step_of_several_hosts_is_one_line() {
+        insta::assert_snapshot!(describe(&example(), 3), @r"
+        Cluster `shop`: chasi/demo:1 (Kubernetes 1.34.4, 2d711642b726)
+
+          create the control plane's certificates  m2, m3
+          start kubelet                            all 3 hosts, one after the other
+          apply the cluster's own objects          m1 (cannot be undone)
+
+        left out: w9: no route to host
+        ");
+    }
+
+    #[test]
+    fn many_hosts_do_not_make_a_line_too_long() {
+        let hosts = (0..30).map(|number| step(&format!("worker-{number}"), Action::StartKubelet));
+        let plan = Plan {
+            stages: vec![Stage {
+                name: "start".into(),
+                rolling: false,
+                steps: hosts.collect(),
+            }],
+            ..example()
+        };
+        let text = describe(&plan, 40);
+        assert!(text.lines().all(|line| line.len() <= COLUMNS), "{text}");
+    }
 }

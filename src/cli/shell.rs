@@ -4,6 +4,7 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 
@@ -61,6 +62,7 @@ pub enum Format {
 /// Where results and messages go.
 pub struct Shell {
     run: String,
+    begin: Instant,
     reporter: Arc<Reporter>,
     context: Context,
 }
@@ -85,6 +87,7 @@ impl Shell {
         let reporter = Arc::new(Reporter::new(choice, style, log));
         Shell {
             run,
+            begin: Instant::now(),
             context: Context::new(reporter.clone()),
             reporter,
         }
@@ -109,6 +112,11 @@ impl Shell {
     /// How long each phase took, in order, for summaries.
     pub fn phases(&self) -> Vec<Phase> {
         self.reporter.phases()
+    }
+
+    /// How long the command has been at work.
+    pub fn elapsed(&self) -> Duration {
+        self.begin.elapsed()
     }
 
     /// Never lets `secret` appear in a message or in the log from now on.
@@ -143,18 +151,30 @@ impl Shell {
         self.reporter.text(text);
     }
 
-    /// Asks a person; only `y` and `yes` are consent. Without a person it is no.
-    pub fn ask(&self, question: &str) -> bool {
+    /// Asks a person; only `y` and `yes` are consent. Without a person, and when
+    /// Ctrl-C is the answer, it is no.
+    pub async fn ask(&self, question: &str) -> bool {
         if !io::stdin().is_terminal() {
             return false;
         }
         self.reporter.clear();
-        let mut stderr = io::stderr().lock();
-        let mut answer = String::new();
-        let asked = write!(stderr, "{question} [y/N] ")
-            .and_then(|()| stderr.flush())
-            .and_then(|()| io::stdin().lock().read_line(&mut answer));
-        asked.is_ok() && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
+        let mut stderr = io::stderr();
+        // Like every write to standard error: nobody could be told.
+        let _ = write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush());
+        let (tell, told) = tokio::sync::oneshot::channel();
+        // A thread of its own: reading from a terminal cannot be stopped, and the
+        // runtime would wait for one of its threads.
+        std::thread::spawn(move || {
+            let mut answer = String::new();
+            let read = io::stdin().lock().read_line(&mut answer);
+            let yes = matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
+            // After Ctrl-C nobody listens.
+            let _ = tell.send(read.is_ok() && yes);
+        });
+        matches!(
+            self.context.cancel.run_until_cancelled(told).await,
+            Some(Ok(true))
+        )
     }
 
     /// Runs async work to its end. Ctrl-C and SIGTERM cancel its context, and the
@@ -167,7 +187,7 @@ impl Shell {
             .block_on(async {
                 let reporter = self.reporter.clone();
                 signals::cancel_on_signal(&self.context.cancel, move |text| reporter.text(text))?;
-                work.await
+                work.await.map_err(going_on)
             })
     }
 
@@ -180,6 +200,30 @@ impl Shell {
     pub fn report(&self, error: &Error) {
         self.reporter.failure(error);
     }
+}
+
+/// Says how to go on after an interruption: by the same command.
+fn going_on(error: Error) -> Error {
+    if error.kind() != Kind::Interrupted || !error.hints().is_empty() {
+        return error;
+    }
+    error.hint(format!("to go on: `{}`", same_command()))
+}
+
+/// The command as it was typed, to be typed again. No option holds a secret.
+pub(super) fn same_command() -> String {
+    typed(std::env::args())
+}
+
+fn typed(words: impl Iterator<Item = String>) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
+    words
+        .map(|word| match word.is_empty() || !word.chars().all(plain) {
+            true => format!("'{}'", word.replace('\'', r"'\''")),
+            false => word,
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// What standard error can show.
@@ -223,6 +267,20 @@ fn run_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_can_be_typed_again() {
+        let words = ["chasi", "run", "-f", "a b", "it's", ""].map(str::to_owned);
+        assert_eq!(typed(words.into_iter()), r"chasi run -f 'a b' 'it'\''s' ''");
+    }
+
+    #[test]
+    fn only_an_interruption_says_how_to_go_on() {
+        let hints = |kind| going_on(Error::new(kind, "x")).hints().len();
+        assert_eq!((hints(Kind::Interrupted), hints(Kind::Failed)), (1, 0));
+        let told = Error::new(Kind::Interrupted, "x").hint("y");
+        assert_eq!(going_on(told).hints(), ["y"]);
+    }
 
     #[test]
     fn a_run_id_sorts_by_time_and_fits_a_file_name() {

@@ -4,6 +4,7 @@
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::shell::same_command;
 use crate::error::{Kind, Result, ResultExt};
 
 /// Listens from now on, in the background. `say` tells the person what happens.
@@ -28,7 +29,10 @@ async fn watch(
     say("stopping at the next consistent point; press Ctrl-C again to stop at once\n");
     cancel.cancel();
     either(&mut interrupt, &mut terminate).await;
-    say("stopped at once; run the same command again to go on\n");
+    say(&format!(
+        "stopped at once; to go on: `{}`\n",
+        same_command()
+    ));
     std::process::exit(i32::from(Kind::Interrupted.exit_code()));
 }
 

@@ -19,7 +19,7 @@ pub struct Args {
 impl Args {
     /// Asks the hosts and prints what they say.
     pub fn run(self, shell: &Shell) -> Result<()> {
-        let request = self.known.choose(shell)?.look()?;
+        let request = self.known.choose(shell)?.look(shell)?;
         let status = shell.block_on(status::status(shell.context(), &request))?;
         match self.format {
             Format::Json => shell.json(&status),

@@ -63,13 +63,32 @@ impl Run<'_> {
     pub async fn carry_out(&self, plan: &Plan) -> Result<Outcome> {
         let outcome = Mutex::new(Outcome::default());
         for stage in &plan.stages {
-            self.context.check_cancelled()?;
+            self.check_cancelled(plan, &outcome)?;
             let work = self.stage(stage, &outcome);
             self.context.phase(&stage.name, work).await;
-            self.context.check_cancelled()?;
+            self.check_cancelled(plan, &outcome)?;
             self.still_possible(stage, &outcome)?;
         }
         Ok(outcome.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ends an interrupted run, and says how far it came.
+    fn check_cancelled(&self, plan: &Plan, outcome: &Mutex<Outcome>) -> Result<()> {
+        if !self.context.cancel.is_cancelled() {
+            return Ok(());
+        }
+        let done = outcome
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .done
+            .len();
+        Err(Error::new(
+            Kind::Interrupted,
+            format!(
+                "interrupted: {done} of {} steps are done; each host finishes the one in hand",
+                plan.len()
+            ),
+        ))
     }
 
     async fn stage(&self, stage: &Stage, outcome: &Mutex<Outcome>) {
@@ -119,11 +138,13 @@ impl Run<'_> {
 
     /// Waits until the API server on a host is ready.
     async fn wait_for_api(&self, host: &str) -> Result<()> {
-        let call = WaitApi {
+        let ready = self.client(host)?.call(WaitApi {
             address: self.host(host)?.node.node_ip(),
             seconds: API_PATIENCE,
-        };
-        self.client(host)?.call(call).await
+        });
+        self.context
+            .step(Some(host), "wait for the API server", ready)
+            .await
     }
 
     /// Ends the run when nothing that follows can succeed.

@@ -120,16 +120,15 @@ pub enum Action {
 }
 
 impl Action {
-    /// What is done, in the imperative.
+    /// What is done, in the imperative; the same words on every host that has the
+    /// same to do.
     pub fn describe(&self) -> String {
         match self {
             Action::Copy { bytes, blobs } => {
                 format!("copy {} of the image ({} blobs)", size(*bytes), blobs.len())
             }
-            Action::Stage { identity } => format!("stage generation {}", identity.short()),
-            Action::SwitchNode { identity } => {
-                format!("switch the node to generation {}", identity.short())
-            }
+            Action::Stage { .. } => "stage the new generation".into(),
+            Action::SwitchNode { .. } => "switch the node to the new generation".into(),
             Action::StartServices { units } => format!("start {}", units.join(", ")),
             Action::PullImages { references } => {
                 format!("unpack {} container images", references.len())
@@ -138,11 +137,8 @@ impl Action {
             Action::CreateCertificates => "create the control plane's certificates".into(),
             Action::Credential => "give kubelet its certificate".into(),
             Action::AddEtcdMember => "add the host to etcd's members".into(),
-            Action::SwitchControlPlane { identity } => {
-                format!(
-                    "switch the control plane to generation {}",
-                    identity.short()
-                )
+            Action::SwitchControlPlane { .. } => {
+                "switch the control plane to the new generation".into()
             }
             Action::StartKubelet => "start kubelet".into(),
             Action::ApplyObjects { .. } => "apply the cluster's own objects".into(),

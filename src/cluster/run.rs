@@ -4,7 +4,6 @@
 //! and plans. [`Prepared::apply`] carries the plan out and verifies the result.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -13,8 +12,10 @@ use super::apply::{Outcome, Run};
 use super::checks::{self, Finding};
 use super::connect::{self, LeftOut, Visitor, connect, farewell};
 use super::desired::{Desired, Known, desired};
+use super::evidence;
 use super::plan::{Plan, plan};
 use super::survey::{HostState, Survey};
+use super::verify::verify;
 use crate::agent::calls::blobs::BlobsMissing;
 use crate::agent::calls::distro::{ClusterReport, ClusterState};
 use crate::agent::calls::host::{CheckSettings, HostReport, ReadHost};
@@ -26,11 +27,6 @@ use crate::host::Part;
 use crate::oci::{Blob, ClusterImage, Store};
 use crate::remote::Target;
 use crate::spec;
-
-/// How long all nodes and system pods may take to be ready after the last change.
-const SETTLING: Duration = Duration::from_secs(300);
-/// How often they are looked at.
-const BEAT: Duration = Duration::from_millis(500);
 
 /// What to run, where, as whom.
 pub struct Request {
@@ -64,6 +60,10 @@ pub struct Prepared {
 pub struct Report {
     /// The cluster's name.
     pub cluster: String,
+    /// The cluster image, as the user named it.
+    pub image: String,
+    /// The Kubernetes version it brings.
+    pub version: String,
     /// How many steps were done.
     pub steps: usize,
     /// What the API says in the end.
@@ -74,6 +74,18 @@ pub struct Report {
 
 /// Connects, asks, checks and plans. Changes nothing.
 pub async fn prepare(context: &Context, request: Request) -> Result<Prepared> {
+    examine(context, request).await.map_err(untouched)
+}
+
+/// Says of an interruption that nothing has been changed by then.
+fn untouched(error: Error) -> Error {
+    match error.kind() {
+        Kind::Interrupted => Error::new(Kind::Interrupted, "interrupted; nothing was changed"),
+        _ => error,
+    }
+}
+
+async fn examine(context: &Context, request: Request) -> Result<Prepared> {
     let image = ClusterImage::open(&request.store, &request.index)?;
     let (clients, left_out) = context.phase("connect", enter(context, &request)).await?;
     let prepared = look(context, &request, &image, &clients, left_out).await;
@@ -282,6 +294,12 @@ impl Prepared {
     /// Carries the plan out, verifies, and ends the connections.
     pub async fn apply(self, context: &Context) -> Result<Report> {
         let result = self.change(context).await;
+        if let Err(error) = &result
+            && evidence::is_worth_it(error)
+        {
+            let hosts = evidence::hosts_of(error);
+            evidence::gather(context, &self.clients, &hosts).await;
+        }
         farewell(self.clients.into_values()).await;
         result
     }
@@ -300,9 +318,18 @@ impl Prepared {
             true => Outcome::default(),
             false => self.carry_out(&run).await?,
         };
-        let state = context
-            .phase("verify", self.verify(context, &outcome))
-            .await?;
+        let failed = outcome.failed.keys().cloned().collect();
+        evidence::gather(context, &self.clients, &failed).await;
+        let expected: Vec<&str> = self
+            .desired
+            .hosts
+            .iter()
+            .map(|host| host.node.name.as_str())
+            .filter(|name| !outcome.failed.contains_key(*name))
+            .collect();
+        let complete = self.plan.left_out.is_empty() && outcome.failed.is_empty();
+        let verify = verify(context, &self.desired, &self.clients, &expected, complete);
+        let state = context.phase("verify", verify).await?;
         let mut left_out = self.plan.left_out.clone();
         left_out.extend(
             outcome
@@ -312,6 +339,8 @@ impl Prepared {
         );
         Ok(Report {
             cluster: self.desired.cluster.name.clone(),
+            image: self.plan.image.clone(),
+            version: self.plan.version.clone(),
             steps: outcome.done.len(),
             state,
             left_out,
@@ -329,7 +358,8 @@ impl Prepared {
             &self.clients,
             &control_planes,
         )
-        .await?;
+        .await
+        .map_err(untouched)?;
         let outcome = tokio::select! {
             outcome = run.carry_out(&self.plan) => outcome,
             lost = lock.watch() => return Err(lost),
@@ -338,98 +368,4 @@ impl Prepared {
         let outcome = outcome?;
         released.map(|()| outcome)
     }
-
-    /// Waits until all nodes that this run is about are ready, and the pods of
-    /// the cluster's own objects on them.
-    async fn verify(&self, context: &Context, outcome: &Outcome) -> Result<ClusterReport> {
-        let end = Instant::now() + SETTLING;
-        let expected: Vec<&str> = self
-            .desired
-            .hosts
-            .iter()
-            .map(|host| host.node.name.as_str())
-            .filter(|name| !outcome.failed.contains_key(*name))
-            .collect();
-        let complete = self.plan.left_out.is_empty() && outcome.failed.is_empty();
-        loop {
-            context.check_cancelled()?;
-            let unready = match self.ask().await {
-                Ok(report) => {
-                    let unready = unready(&report, &expected, complete);
-                    if unready.is_empty() {
-                        return Ok(report);
-                    }
-                    unready
-                }
-                Err(error) => vec![error.to_string()],
-            };
-            if Instant::now() >= end {
-                return Err(Error::new(
-                    Kind::Failed,
-                    format!("the cluster is not healthy after {} s", SETTLING.as_secs()),
-                )
-                .because(unready.join("; "))
-                .hint("run the same command again to go on waiting; `chasi status` shows what is not ready"));
-            }
-            tokio::time::sleep(BEAT).await;
-        }
-    }
-
-    async fn ask(&self) -> Result<ClusterReport> {
-        let mut last = Error::new(Kind::Unreachable, "no control plane can be asked");
-        for host in self
-            .desired
-            .hosts
-            .iter()
-            .filter(|host| host.node.role == Role::ControlPlane)
-        {
-            let Some(client) = self.clients.get(&host.node.name) else {
-                continue;
-            };
-            let call = ClusterState {
-                address: host.node.node_ip(),
-                namespaces: Vec::new(),
-            };
-            match client.call(call).await {
-                Ok(report) => return Ok(report),
-                Err(error) => last = error.on_host(&host.node.name),
-            }
-        }
-        Err(last)
-    }
-}
-
-/// What is not ready yet, in words. Without some of its hosts (`complete` is
-/// false) a cluster may have no place for some pods.
-fn unready(report: &ClusterReport, expected: &[&str], complete: bool) -> Vec<String> {
-    let mut unready = Vec::new();
-    for name in expected {
-        match report.nodes.iter().find(|node| node.name == *name) {
-            None => unready.push(format!("the node `{name}` has not registered")),
-            Some(node) if !node.ready => unready.push(format!(
-                "the node `{name}` is not ready: {}",
-                node.reason.as_deref().unwrap_or("it gives no reason")
-            )),
-            Some(_) => {}
-        }
-    }
-    for pod in report.pods.iter().filter(|pod| !pod.ready) {
-        // Pods of nodes that are off or failed are not this run's business.
-        let elsewhere = match pod.node.as_deref() {
-            Some(node) => !expected.contains(&node),
-            None => !complete,
-        };
-        if !elsewhere {
-            unready.push(format!(
-                "the pod `{}/{}` is not ready: {}",
-                pod.namespace,
-                pod.name,
-                pod.reason.as_deref().unwrap_or("it gives no reason")
-            ));
-        }
-    }
-    if report.pods.is_empty() {
-        unready.push("no system pod has been created".into());
-    }
-    unready
 }

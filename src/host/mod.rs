@@ -20,6 +20,7 @@
 
 mod before;
 pub mod boot;
+pub mod evidence;
 pub mod facts;
 pub mod generation;
 pub mod journal;

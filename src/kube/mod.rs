@@ -14,7 +14,7 @@ mod pod;
 pub use apply::{ObjectName, apply, parse_objects};
 pub use client::Connection;
 pub use node::{NodeState, Taint, nodes, set_metadata};
-pub use pod::{PodState, system_pods};
+pub use pod::{PodState, Trouble, system_pods};
 
 /// The name under which chasi owns fields of objects.
 pub const FIELD_MANAGER: &str = "chasi";

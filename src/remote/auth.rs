@@ -236,8 +236,10 @@ impl Attempt<'_> {
 
     fn refused(self) -> Error {
         let target = self.target;
+        // A host that does not answer may be left for later; a wrong key or password
+        // is to be mended.
         let mut error = Error::new(
-            Kind::Unreachable,
+            Kind::Check,
             format!("`{}` does not let `{}` in", target.address, target.user),
         )
         .on_host(&target.name)
@@ -256,7 +258,10 @@ impl Attempt<'_> {
 fn read_key(path: &std::path::Path, passphrase: Option<&Secret>) -> Result<PrivateKey> {
     let shown = path.display();
     let size = std::fs::metadata(path)
-        .or_err(Kind::Input, || format!("cannot read the key `{shown}`"))?
+        .or_err(Kind::Input, || format!("cannot read the key `{shown}`"))
+        .map_err(|error| {
+            error.hint("name the private key: `identityFiles` below `ssh`, or `--key`")
+        })?
         .len();
     if size > LARGEST_KEY_FILE {
         return Err(Error::new(

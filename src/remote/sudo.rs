@@ -130,7 +130,7 @@ fn explain(session: &Session, exit: &Exit, stderr: &str) -> Error {
         (
             "sudo wants a password".to_owned(),
             format!(
-                "give it (`--sudo-password-file`), or allow `{user} ALL=(ALL) NOPASSWD: ALL` with `visudo`"
+                "name the file that holds it in the Clusterfile (`passwordFile` below `sudo`, below `ssh`), or allow `{user} ALL=(ALL) NOPASSWD: ALL` with `visudo`"
             ),
         )
     } else if said("must have a tty") {

@@ -191,10 +191,7 @@ async fn a_password_opens_and_a_wrong_one_does_not() {
         (b"hello".to_vec(), Exit::Code(0))
     );
     let error = server.connect("open barley").await.err().unwrap();
-    assert_eq!(
-        (error.kind(), error.host()),
-        (Kind::Unreachable, Some("n1"))
-    );
+    assert_eq!((error.kind(), error.host()), (Kind::Check, Some("n1")));
     assert!(!format!("{error:?}").contains("barley"));
     assert_eq!(
         error.causes().next().unwrap().to_string(),

@@ -153,14 +153,14 @@ impl Call for TagImage {
     const EFFECT: Effect = Effect::Changes;
 }
 
-/// The journals of units, for the full log of a failed run.
+/// What the host's services say, for the full log of a failed run: the ends of the
+/// journals of what chasi starts there and of every unit that failed, and of the
+/// logs of the system's containers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ReadJournals {
-    /// The units; those that failed when empty.
-    pub units: Vec<String>,
-}
+pub struct ReadJournals {}
 
 impl Call for ReadJournals {
+    /// Text of many lines, at most 4 MiB.
     type Reply = String;
     const NAME: &'static str = "read-journals";
     const EFFECT: Effect = Effect::Reads;

@@ -59,9 +59,12 @@ pub(super) async fn distro_state(scope: Scope, _: DistroState) -> Result<HostDis
 }
 
 pub(super) async fn make_pki(scope: Scope, call: MakePki) -> Result<()> {
-    let program = kubeadm::program(&tree(&scope));
-    super::blocking(move || Pki::at(root()).make(&program, &call.config, call.authorities.as_ref()))
-        .await
+    let (program, context) = (kubeadm::program(&tree(&scope)), scope.context.clone());
+    super::blocking(move || {
+        let authorities = call.authorities.as_ref();
+        Pki::at(root()).make(&context, &program, &call.config, authorities)
+    })
+    .await
 }
 
 pub(super) async fn read_authorities(_: Scope, _: ReadAuthorities) -> Result<Authorities> {
@@ -132,11 +135,11 @@ pub(super) async fn apply_objects(scope: Scope, call: ApplyObjects) -> Result<()
     let (tree, state) = (tree(&scope), scope.root().to_owned());
     let config = root().join(kubeadm::CONFIG);
     let rendered = {
-        let (tree, config) = (tree.clone(), config.clone());
+        let (tree, config, context) = (tree.clone(), config.clone(), scope.context.clone());
         super::blocking(move || {
             // Also gives the administrators' group its role, by super-admin.conf.
-            objects::upload_configuration(&tree, &config)?;
-            objects::render(&tree, &config, call.dns_forward)
+            objects::upload_configuration(&context, &tree, &config)?;
+            objects::render(&context, &tree, &config, call.dns_forward)
         })
         .await?
     };

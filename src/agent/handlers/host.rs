@@ -19,7 +19,7 @@ use crate::host::generation;
 use crate::host::journal::Journal;
 use crate::host::leave::{self, Left, Traces};
 use crate::host::recipe::{ExtraFile, Recipe};
-use crate::host::{Part, Root, setting, switch, unit};
+use crate::host::{Part, Root, evidence, setting, switch, unit};
 use crate::node::{self, balancer::Seeds};
 use crate::oci::{Reference, Store};
 
@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Units that start when the distribution says so, and not with a switch. Those
 /// that run by then are restarted like all others.
 const HELD: [&str; 1] = ["kubelet.service"];
+/// The services whose journals tell why an install fails.
+const SERVICES: [&str; 3] = ["kubelet.service", "containerd.service", node::SERVICE];
 
 /// What a control plane's static pods are made from: the `source` of its recipe.
 #[derive(Deserialize)]
@@ -106,7 +108,7 @@ pub(super) async fn stage_generation(scope: Scope, call: StageGeneration) -> Res
         let source = static_pod_source(&call.recipe)?;
         let produce = |tree: &Path| match &source {
             None => Ok(Vec::new()),
-            Some(source) => static_pods::render(tree, &source.config, &source.etcd)?
+            Some(source) => static_pods::render(&context, tree, &source.config, &source.etcd)?
                 .into_iter()
                 .map(|file| {
                     Ok(ExtraFile {
@@ -276,13 +278,6 @@ pub(super) async fn tag_image(scope: Scope, call: TagImage) -> Result<()> {
     .await
 }
 
-pub(super) async fn read_journals(_: Scope, call: ReadJournals) -> Result<String> {
-    super::blocking(move || {
-        Ok(call
-            .units
-            .iter()
-            .map(|name| format!("== journal of {name}\n{}\n", unit::journal(name)))
-            .collect())
-    })
-    .await
+pub(super) async fn read_journals(_: Scope, _: ReadJournals) -> Result<String> {
+    super::blocking(|| Ok(evidence::gather(&SERVICES))).await
 }

@@ -141,7 +141,7 @@ struct Forward {
 
 impl Forward {
     fn queue(&self, event: Event) {
-        let optional = matches!(event, Event::Progress { .. });
+        let optional = matches!(event, Event::Progress { .. } | Event::Counted { .. });
         if self.queue.try_send(event).is_err() && !optional {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }

@@ -121,7 +121,14 @@ impl Bars {
         }
     }
 
-    fn progress(&self, host: Option<&str>, item: &str, done: u64, total: Option<u64>) {
+    fn progress(
+        &self,
+        host: Option<&str>,
+        item: &str,
+        done: u64,
+        total: Option<u64>,
+        style: &'static str,
+    ) {
         let mut state = self.lock();
         let key = Key {
             host: host.map(str::to_owned),
@@ -139,7 +146,6 @@ impl Bars {
             std::collections::hash_map::Entry::Occupied(bar) => bar.into_mut(),
             std::collections::hash_map::Entry::Vacant(_) if full => return,
             std::collections::hash_map::Entry::Vacant(place) => {
-                let style = if total.is_some() { TRANSFER } else { COUNT };
                 let bar = ProgressBar::new(total.unwrap_or_default())
                     .with_style(template(style))
                     .with_prefix(clean(host.unwrap_or_default()))
@@ -164,9 +170,11 @@ impl Bars {
 const STEP: &str = "{prefix:14!} {spinner} {wide_msg} {elapsed}";
 /// A transfer whose size is known.
 const TRANSFER: &str =
-    "{prefix:14!} {bar:14} {binary_bytes:>10} / {binary_total_bytes:<10} {wide_msg}";
+    "{prefix:14!} {bar:14} {decimal_bytes:>10} / {decimal_total_bytes:<10} {wide_msg}";
 /// A transfer whose size is not known.
-const COUNT: &str = "{prefix:14!} {spinner} {binary_bytes:>10} {wide_msg}";
+const UNKNOWN: &str = "{prefix:14!} {spinner} {decimal_bytes:>10} {wide_msg}";
+/// Things that are counted.
+const COUNT: &str = "{prefix:14!} {bar:14} {pos:>10} / {len:<10} {wide_msg}";
 
 fn template(template: &str) -> ProgressStyle {
     let style =
@@ -204,7 +212,16 @@ impl View for Bars {
                 item,
                 done,
                 total,
-            } => self.progress(host.as_deref(), item, *done, *total),
+            } => {
+                let style = if total.is_some() { TRANSFER } else { UNKNOWN };
+                self.progress(host.as_deref(), item, *done, *total, style);
+            }
+            Event::Counted {
+                host,
+                item,
+                done,
+                total,
+            } => self.progress(host.as_deref(), item, *done, Some(*total), COUNT),
             Event::Note { host, text } => {
                 self.paragraph("", "", &on_host(host.as_deref(), text));
             }

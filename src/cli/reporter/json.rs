@@ -143,6 +143,12 @@ mod tests {
                 done: 1024,
                 total: Some(4096),
             },
+            Event::Counted {
+                host: host.clone(),
+                item: "container images".into(),
+                done: 2,
+                total: 10,
+            },
             Event::StepEnded {
                 host: host.clone(),
                 step: "start kubelet".into(),

@@ -167,7 +167,10 @@ fn line(event: &Event, amount: Amount, style: Style) -> Option<String> {
             let phase = clean(phase);
             return Some(format!("{phase}: ended ({})", duration(*seconds)));
         }
-        Event::StepStarted { .. } | Event::Progress { .. } | Event::Detail { .. } => return None,
+        Event::StepStarted { .. }
+        | Event::Progress { .. }
+        | Event::Counted { .. }
+        | Event::Detail { .. } => return None,
     };
     Some(clean(text.trim_end()))
 }
@@ -195,7 +198,7 @@ impl View for Lines {
 
 /// The text of a failure, with the place of the log.
 pub(super) fn failure(error: &Error, log: Option<&Path>, style: Style) -> String {
-    let mut text = message::error(error, style);
+    let mut text = message::error(error, style, message::Amount::Ends);
     if let Some(path) = log {
         text.push_str(&format!("  {}: {}\n", style.bold("log"), path.display()));
     }

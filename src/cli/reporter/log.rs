@@ -70,6 +70,7 @@ impl Log {
             Event::Progress {
                 host, item, done, ..
             } => (host, format!("moved {item}: {done} bytes")),
+            Event::Counted { .. } => return,
             Event::PhaseStarted { phase } => (&None, format!("phase {phase}: started")),
             Event::PhaseEnded { phase, seconds } => {
                 (&None, format!("phase {phase}: ended after {seconds:.3} s"))

@@ -14,7 +14,7 @@ mod secrets;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::message::Style;
+use super::message::{self, Style};
 use crate::error::Error;
 use crate::event::{Event, Sink};
 
@@ -90,11 +90,11 @@ impl Reporter {
     /// Shows and logs how the command failed.
     pub(super) fn failure(&self, error: &Error) {
         self.view.clear();
-        self.log.failure(
-            &self
-                .secrets
-                .hide(&super::message::error(error, Style::PLAIN)),
-        );
+        self.log.failure(&self.secrets.hide(&message::error(
+            error,
+            Style::PLAIN,
+            message::Amount::All,
+        )));
         self.view.failure(error, self.log.path().as_deref());
     }
 
@@ -150,7 +150,7 @@ fn on_host(host: Option<&str>, text: &str) -> String {
 }
 
 /// A duration as people say it.
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     if seconds < 9.95 {
         return format!("{seconds:.1} s");
     }

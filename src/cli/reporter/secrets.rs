@@ -44,7 +44,10 @@ impl Secrets {
             Event::Note { text, .. } | Event::Warning { text, .. } | Event::Detail { text, .. } => {
                 replace(text);
             }
-            Event::PhaseStarted { .. } | Event::PhaseEnded { .. } | Event::Progress { .. } => {}
+            Event::PhaseStarted { .. }
+            | Event::PhaseEnded { .. }
+            | Event::Progress { .. }
+            | Event::Counted { .. } => {}
         }
         event
     }

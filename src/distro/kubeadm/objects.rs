@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::command::Command;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::event::Context;
 
 /// Nodes may renew their certificates. kubeadm has the same rule in its phase
 /// `bootstrap-token`, which chasi has no use for otherwise.
@@ -14,7 +15,7 @@ const PERMISSIONS: &str = include_str!("permissions.yaml");
 /// Renders the addons and permissions as YAML documents. Without `forward` CoreDNS
 /// answers for the cluster alone: where hosts have no name servers to pass other
 /// questions on to, it would not start.
-pub fn render(tree: &Path, config_path: &Path, forward: bool) -> Result<String> {
+pub fn render(context: &Context, tree: &Path, config_path: &Path, forward: bool) -> Result<String> {
     let mut text = PERMISSIONS.to_owned();
     for addon in ["kube-proxy", "coredns"] {
         let output = Command::new(super::program(tree))
@@ -27,6 +28,7 @@ pub fn render(tree: &Path, config_path: &Path, forward: bool) -> Result<String> 
                 "--config",
             ])
             .arg(config_path)
+            .told(context)
             .run()?;
         let manifest = String::from_utf8(output.stdout).or_err(Kind::Failed, || {
             format!("kubeadm's manifest of {addon} is not text")
@@ -74,10 +76,11 @@ fn without_forward(manifest: &str) -> Result<String> {
 
 /// Keeps kubeadm's and kubelet's configuration in the cluster, where kubeadm and
 /// its users look for it.
-pub fn upload_configuration(tree: &Path, config_path: &Path) -> Result<()> {
+pub fn upload_configuration(context: &Context, tree: &Path, config_path: &Path) -> Result<()> {
     Command::new(super::program(tree))
         .args(["init", "phase", "upload-config", "all", "--config"])
         .arg(config_path)
+        .told(context)
         .run()
         .map(|_| ())
 }

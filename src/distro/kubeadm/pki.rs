@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::Command;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::event::Context;
 use crate::file;
 
 /// What every control plane has the same: the certificate authorities and the
@@ -97,7 +98,13 @@ impl Pki {
     /// Makes the PKI with the kubeadm at `program` and its configuration: new
     /// authorities, or leaf certificates under the given ones. What is there and
     /// whole is kept; authorities that differ from the given ones are an error.
-    pub fn make(&self, program: &Path, config: &str, given: Option<&Authorities>) -> Result<()> {
+    pub fn make(
+        &self,
+        context: &Context,
+        program: &Path,
+        config: &str,
+        given: Option<&Authorities>,
+    ) -> Result<()> {
         file::create_directories(&self.kubernetes)?;
         let directory = self.directory();
         if directory.exists() {
@@ -110,6 +117,7 @@ impl Pki {
                 write_authorities(&staged, given)?;
             }
             self.kubeadm(
+                context,
                 program,
                 &with_directory(config, &staged)?,
                 &["certs", "all"],
@@ -118,10 +126,10 @@ impl Pki {
             sync_tree(&staged)?;
             rename(&staged, &directory)?;
         }
-        self.make_kubeconfigs(program, config)
+        self.make_kubeconfigs(context, program, config)
     }
 
-    fn make_kubeconfigs(&self, program: &Path, config: &str) -> Result<()> {
+    fn make_kubeconfigs(&self, context: &Context, program: &Path, config: &str) -> Result<()> {
         let staged = self.staging("conf")?;
         for name in KUBECONFIGS {
             let target = self.kubernetes.join(name);
@@ -136,6 +144,7 @@ impl Pki {
             };
             let output = staged.to_string_lossy().into_owned();
             self.kubeadm(
+                context,
                 program,
                 config,
                 &["kubeconfig", phase],
@@ -168,7 +177,14 @@ impl Pki {
         Ok(path)
     }
 
-    fn kubeadm(&self, program: &Path, config: &str, phase: &[&str], more: &[&str]) -> Result<()> {
+    fn kubeadm(
+        &self,
+        context: &Context,
+        program: &Path,
+        config: &str,
+        phase: &[&str],
+        more: &[&str],
+    ) -> Result<()> {
         let scratch = tempfile::NamedTempFile::new()
             .and_then(|mut scratch| {
                 std::io::Write::write_all(&mut scratch, config.as_bytes())?;
@@ -181,6 +197,7 @@ impl Pki {
             .arg("--config")
             .arg(scratch.path())
             .args(more)
+            .told(context)
             .run()
             .map(|_| ())
     }

@@ -61,23 +61,29 @@ fn only_own_platform(tree: &Path) -> Result<Option<&'static str>> {
 pub fn pull(context: &Context, tree: &Path, references: &[String]) -> Result<()> {
     let own_platform = only_own_platform(tree)?;
     let next = std::sync::atomic::AtomicUsize::new(0);
+    let done = std::sync::atomic::AtomicUsize::new(0);
+    let tell = |done: usize| {
+        context.emit(Event::Counted {
+            host: None,
+            item: "container images".into(),
+            done: done as u64,
+            total: references.len() as u64,
+        });
+    };
+    tell(0);
     let pull_next = || -> Result<()> {
         loop {
             let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let Some(reference) = references.get(index) else {
                 return Ok(());
             };
-            context.emit(Event::Progress {
-                host: None,
-                item: "images".into(),
-                done: index as u64,
-                total: Some(references.len() as u64),
-            });
             ctr(tree)
                 .args(["images", "pull", "--platform", platform()])
                 .args(own_platform)
                 .args(["--hosts-dir", HOSTS, "--label", PINNED, reference])
+                .told(context)
                 .run()?;
+            tell(1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         }
     };
     std::thread::scope(|scope| {

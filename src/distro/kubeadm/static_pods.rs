@@ -10,6 +10,7 @@ use std::path::Path;
 use super::super::{EtcdStart, EtcdState, File};
 use crate::command::Command;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::event::Context;
 
 /// The components in the order in which their manifests are listed.
 const COMPONENTS: [&str; 4] = [
@@ -21,7 +22,7 @@ const COMPONENTS: [&str; 4] = [
 
 /// Renders the manifests with the kubeadm in `tree` and its configuration
 /// `config`.
-pub fn render(tree: &Path, config: &str, etcd: &EtcdStart) -> Result<Vec<File>> {
+pub fn render(context: &Context, tree: &Path, config: &str, etcd: &EtcdStart) -> Result<Vec<File>> {
     let scratch =
         tempfile::tempdir().or_err(Kind::System, || "cannot make a temporary directory")?;
     let config_path = scratch.path().join("kubeadm.yaml");
@@ -39,6 +40,7 @@ pub fn render(tree: &Path, config: &str, etcd: &EtcdStart) -> Result<Vec<File>> 
             .arg("--config")
             .arg(&config_path)
             .env("KUBEADM_INIT_DRYRUN_DIR", &manifests)
+            .told(context)
             .run()?;
     }
     COMPONENTS

@@ -121,7 +121,7 @@ fn unpack(
                     .add(&meta, reader.content())
                     .map_err(|error| in_layer(layer, &entry.path, error))?;
                 bytes += size;
-                tell(ctx, layer, bytes);
+                tell(ctx, layer, bytes, None);
                 files.insert(entry.path.clone(), file.clone());
                 UnpackedNode::File(file)
             }
@@ -154,6 +154,7 @@ fn unpack(
     }
     // Until here the archive might be anything; from here it is what its digest says.
     reader.finish()?;
+    tell(ctx, layer, bytes, Some(bytes));
     batch.finish()?;
     let unpacked = Unpacked { entries };
     let text = serde_json::to_vec(&unpacked).or_err(Kind::Failed, || "cannot describe a layer")?;
@@ -175,12 +176,13 @@ fn in_layer(layer: &Layer, path: &EntryPath, cause: Error) -> Error {
     .because(cause)
 }
 
-fn tell(ctx: &Context, layer: &Layer, done: u64) {
+/// How large a layer is when unpacked is known at its end.
+fn tell(ctx: &Context, layer: &Layer, done: u64, total: Option<u64>) {
     ctx.emit(Event::Progress {
         host: None,
         item: format!("unpack layer {}", layer.kind),
         done,
-        total: None,
+        total,
     });
 }
 

@@ -60,7 +60,9 @@ impl Clusterfile {
                 std::io::ErrorKind::NotFound => Kind::NotFound,
                 _ => Kind::System,
             };
-            Error::new(kind, format!("cannot read `{name}`")).because(error)
+            Error::new(kind, format!("cannot read `{name}`"))
+                .because(error)
+                .hint("`-f` names the Clusterfile; `Clusterfile.example` in chasi's sources shows one")
         };
         let file = std::fs::File::open(path).map_err(open)?;
         let mut bytes = Vec::new();
