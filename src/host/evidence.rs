@@ -140,7 +140,10 @@ mod tests {
         let foreign = directory.path().join("shop_p_1/c");
         std::fs::create_dir_all(&foreign).unwrap();
         std::fs::write(foreign.join("0.log"), "the user's own\n").unwrap();
-        assert_eq!(newest_logs(directory.path()), [new.clone()]);
+        assert_eq!(
+            newest_logs(directory.path()).as_slice(),
+            std::slice::from_ref(&new)
+        );
         assert_eq!(end_of(&new), "last\n");
         assert_eq!(end_of(&old), "old\n");
     }
