@@ -90,28 +90,29 @@ fn a_host_that_crashes_in_a_switch_boots_into_one_whole_generation() {
     let host = Host::new(&site, WORKER);
     assert_eq!(host.generation(), "old");
 
-    // Crashed before the point that decides, it boots into the old generation.
-    host.crash_in_a_switch(|host| host.is_switching() && host.generation() == "old");
+    // Crashed before the point that decides, it boots into the old generation: on
+    // this way the files are written before it.
+    host.crash_in_a_switch(["Clusterfile", "other"], |host| host.generation() == "old");
     site.lab.run("start", &[WORKER]);
     host.wait_until_it_serves();
     host.assert_whole("old");
-
-    // Crashed behind it, into the new one.
-    host.crash_in_a_switch(|host| host.is_switching() && host.generation() == "new");
-    site.lab.run("start", &[WORKER]);
-    host.wait_until_it_serves();
-    host.assert_whole("new");
-
-    // And the next run goes on as if nothing had been; the same way back.
     succeed(&mut site.chasi_with(&["run", "--yes"], "other"));
     host.assert_whole("new");
-    succeed(&mut site.chasi(&["run", "--yes"]));
+
+    // Crashed behind it, into the one that it was going to: on the way back the files
+    // are removed behind it.
+    host.crash_in_a_switch(["other", "Clusterfile"], |host| host.generation() == "old");
+    site.lab.run("start", &[WORKER]);
+    host.wait_until_it_serves();
     host.assert_whole("old");
+
+    // And the next run goes on as if nothing had been.
+    succeed(&mut site.chasi(&["run", "--yes"]));
     before.assert_same(&Tree::of(&site.lab));
     site.leaves(Hosts::Installed);
 }
 
-/// The demo image with many small files in it: half of them are removed when it goes.
+/// The demo image with many small files in it.
 fn build_other_image(site: &Site) {
     let context = site.path("other-image");
     let directory = context.join("etc/other");
@@ -167,24 +168,25 @@ impl<'a> Host<'a> {
         pending(&self.state().join("journal"))
     }
 
-    /// Runs the other image, and crashes host and controller when `moment` has come.
-    /// A switch that was over before the crash is made again.
-    fn crash_in_a_switch(&self, moment: impl Fn(&Self) -> bool) {
+    /// Goes from what one Clusterfile says to what another does, and crashes host and
+    /// controller in the middle of the switch, when `moment` has come. A switch that
+    /// was over before the crash is made again.
+    fn crash_in_a_switch(&self, [from, to]: [&str; 2], moment: impl Fn(&Self) -> bool) {
+        let moment = || self.is_switching() && moment(self);
         for _ in 0..5 {
-            let run = self.site.chasi_with(&["run", "--yes"], "other");
-            let mut run = Watched::start(run);
+            let mut run = Watched::start(self.site.chasi_with(&["run", "--yes"], to));
             run.wait_for_step("switch the node", Some(self.name));
             let deadline = Instant::now() + Duration::from_secs(60);
-            while !moment(self) && Instant::now() < deadline {
-                std::thread::yield_now();
+            while !moment() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
             }
             self.site.lab.run("kill", &[self.name]);
-            if moment(self) {
+            if moment() {
                 return run.crash();
             }
             drop(run);
             self.site.lab.run("start", &[self.name]);
-            succeed(&mut self.site.chasi(&["run", "--yes"]));
+            succeed(&mut self.site.chasi_with(&["run", "--yes"], from));
         }
         panic!("the host never crashed at that moment");
     }
