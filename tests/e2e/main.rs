@@ -2,6 +2,7 @@
 //! packages `systemd-container`, `mmdebstrap`, `nftables` and `openssh-client`, and
 //! the machine to themselves: `scripts/test` runs them one after the other.
 
+mod delete;
 mod install;
 mod interrupted;
 mod lab;
@@ -10,4 +11,6 @@ mod refused;
 mod site;
 mod snapshot;
 mod throwaway_hosts;
+mod traces;
+mod variants;
 mod watched;

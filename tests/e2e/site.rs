@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::lab::{Lab, Warden, chasi, succeed, until};
 use crate::snapshot::Tree;
+use crate::traces::Traces;
 
 /// All hosts; the last one is the worker.
 pub const HOSTS: [&str; 4] = ["node-1", "node-2", "node-3", "node-4"];
@@ -60,6 +61,8 @@ pub enum Hosts {
 pub struct Site {
     /// The hosts.
     pub lab: Lab,
+    /// What is on them before chasi comes.
+    pub bare_traces: Traces,
     directory: tempfile::TempDir,
     hosts: Hosts,
     undisturbed: Option<Tree>,
@@ -95,6 +98,7 @@ impl Site {
             clusterfile.to_str().unwrap(),
         ]);
         Site {
+            bare_traces: Traces::of(&lab),
             lab,
             directory,
             hosts: Hosts::Bare,

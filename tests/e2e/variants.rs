@@ -1,0 +1,163 @@
+//! Another site: an ordinary user with sudo, names that the hosts do not have yet,
+//! two address families, labels and taints, and Debian's own container runtime.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::lab::{Lab, chasi, succeed, until};
+use crate::site::Site;
+
+/// Debian's containerd in a cluster image of its own, in the site's store.
+fn build_image(site: &Site) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let context = tempfile::tempdir().unwrap();
+    let mirror =
+        |arguments: &[&str]| succeed(Command::new(root.join("scripts/mirror")).args(arguments));
+    mirror(&["build", "debian-containerd"]);
+    let runtime = mirror(&["path", "debian-containerd"]);
+    let source = root.join("tests/e2e/debian-containerd/.");
+    succeed(
+        Command::new("cp")
+            .args(["-r", "--"])
+            .args([&source, &Path::new(runtime.trim()).join("bin")])
+            .arg(context.path()),
+    );
+    let build = |arguments: &[&str], context: &Path| {
+        succeed(
+            chasi()
+                .args(["--quiet", "build"])
+                .args(arguments)
+                .arg(context)
+                .env("CHASI_STORE", site.path("store")),
+        )
+    };
+    build(&["-t", "chasi/containerd:debian"], context.path());
+    let lock = site.path("debian.lock");
+    let arguments = [
+        "-t",
+        "chasi/demo:debian",
+        "--build-arg",
+        "CONTAINERD=chasi/containerd:debian",
+        "--lock-file",
+        lock.to_str().unwrap(),
+    ];
+    build(&arguments, &root.join("images/demo"));
+}
+
+#[test]
+fn an_older_runtime_two_families_and_an_ordinary_user() {
+    let site = Site::shared();
+    build_image(&site);
+    let file = site.path("variant.yaml");
+    let lab = Lab::up(&[
+        "--hosts",
+        "2",
+        "--masters",
+        "1",
+        "--user",
+        "ops",
+        "--dual-stack",
+        "--image",
+        "chasi/demo:debian",
+        "--write",
+        file.to_str().unwrap(),
+    ]);
+    let text = std::fs::read_to_string(&file)
+        .unwrap()
+        .replace("name: node-1", "name: alpha")
+        .replace("name: node-2", "name: beta")
+        .replace(
+            "roles: [worker]",
+            "roles: [worker]\n      labels: {topology.kubernetes.io/zone: east}\n      \
+             taints: ['example.com/dedicated=storage:PreferNoSchedule']",
+        )
+        .replace(
+            "  hosts:\n",
+            "  network:\n    podCIDRs: [10.244.0.0/16, 'fd00:10:244::/56']\n    \
+             serviceCIDRs: [10.96.0.0/16, 'fd00:10:96::/112']\n  hosts:\n",
+        );
+    site.write("variant.yaml", &text);
+    let run = |arguments: &[&str]| -> Value {
+        let mut command = site.chasi_with(arguments, "variant.yaml");
+        serde_json::from_str(&succeed(command.args(["--format", "json"]))).unwrap()
+    };
+    run(&["run", "--yes"]);
+
+    let kubectl = |arguments: &str| -> Value {
+        let command =
+            format!("kubectl --kubeconfig /etc/kubernetes/admin.conf {arguments} -o json");
+        serde_json::from_str(&lab.sh("node-1", &command)).unwrap()
+    };
+    let node = kubectl("get node beta");
+    let runtime = node["status"]["nodeInfo"]["containerRuntimeVersion"].as_str();
+    assert!(
+        runtime.unwrap().starts_with("containerd://1.6."),
+        "{runtime:?}"
+    );
+    assert_eq!(
+        node["metadata"]["labels"]["topology.kubernetes.io/zone"],
+        "east"
+    );
+    assert_eq!(
+        node["metadata"]["labels"]["node-role.kubernetes.io/worker"],
+        ""
+    );
+    assert_eq!(
+        node["spec"]["taints"],
+        serde_json::json!([{"key": "example.com/dedicated", "value": "storage", "effect": "PreferNoSchedule"}])
+    );
+    assert_eq!(families(&node["spec"]["podCIDRs"]), [4, 6]);
+    assert_eq!(
+        lab.sh("node-2", "hostname; cat /etc/hostname"),
+        "beta\nbeta\n"
+    );
+    assert_eq!(
+        kubectl("get node alpha")["spec"]["taints"][0]["key"],
+        "node-role.kubernetes.io/control-plane"
+    );
+
+    // Pods answer on both families, from the other node.
+    until("that the web server's pods run", 120, || {
+        let pods = kubectl("-n demo get pods");
+        let ready = pods["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|pod| pod["status"]["containerStatuses"][0]["ready"] == true);
+        match ready.count() {
+            2 => Ok(()),
+            count => Err(format!("{count} of 2 are ready")),
+        }
+    });
+    let pods = kubectl("-n demo get pods");
+    for ip in pods["items"][0]["status"]["podIPs"].as_array().unwrap() {
+        let ip = ip["ip"].as_str().unwrap();
+        let get = format!(
+            "exec 3<>/dev/tcp/{ip}/8080 && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && head -1 <&3"
+        );
+        let answer = lab.sh(
+            "node-1",
+            &format!("bash -c \"{}\"", get.replace('"', "\\\"")),
+        );
+        assert!(answer.contains("200"), "{ip}: {answer}");
+    }
+    assert_eq!(run(&["run", "--yes"])["steps"], 0);
+    run(&["delete", "--yes"]);
+    assert_eq!(
+        lab.sh("node-2", "hostname; cat /etc/hostname"),
+        "node-2\nnode-2\n"
+    );
+}
+
+fn families(list: &Value) -> Vec<u8> {
+    list.as_array()
+        .unwrap()
+        .iter()
+        .map(|one| match one.as_str().unwrap().contains(':') {
+            true => 6,
+            false => 4,
+        })
+        .collect()
+}
