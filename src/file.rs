@@ -209,6 +209,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn where_no_directory_can_be_made_is_an_error() {
+        // The system answers as if the parent were missing.
+        let error = create_directories(Path::new("/proc/x/y")).unwrap_err();
+        assert!(error.message().contains("/proc/x/y"), "{error}");
+    }
+
+    #[test]
     fn writes_replace_whole_files_and_leave_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a");

@@ -75,8 +75,10 @@ impl HostLock {
             }
             if let Some(other) = other.filter(|other| told.as_ref() != Some(other)) {
                 ctx.note(format!(
-                    "waiting up to {} s for {other} to finish on this host",
-                    patience.as_secs()
+                    "waiting up to {} s for run {} of {} to finish here",
+                    patience.as_secs(),
+                    other.run,
+                    other.who
                 ));
                 told = Some(other);
             }

@@ -24,6 +24,9 @@ const BEAT: Duration = Duration::from_millis(500);
 /// Longer than what starting pods get over by themselves: an add-on that needs the
 /// API crashes until it is there.
 const STUCK: Duration = Duration::from_secs(90);
+/// How long a pod that crashed must be ready to count as that: between two crashes
+/// it runs for a moment.
+const STEADY: Duration = Duration::from_secs(20);
 /// After how long it is said why something is not ready.
 const LONG: Duration = Duration::from_secs(20);
 /// How many things an error names.
@@ -63,6 +66,7 @@ pub(super) async fn verify(
         let (unready, total) = match ask(desired, clients).await {
             Ok(report) => {
                 let unready = unready(&report, expected, complete);
+                let unready = watch.with_unsteady(unready, Instant::now());
                 if unready.is_empty() {
                     watch.ready();
                     return Ok(report);
@@ -169,6 +173,8 @@ struct Watch<'a> {
     /// The steps that were told as begun, by host, and since when.
     steps: BTreeMap<Option<String>, Instant>,
     seen: BTreeMap<String, Seen>,
+    /// Pods that crashed, as they were last seen, and when that was.
+    crashed: BTreeMap<String, (Unready, Instant)>,
     /// How many things were ready at most, and since when.
     ready: usize,
     progress: Instant,
@@ -187,9 +193,27 @@ impl<'a> Watch<'a> {
             context,
             steps: BTreeMap::new(),
             seen: BTreeMap::new(),
+            crashed: BTreeMap::new(),
             ready: 0,
             progress: now,
         }
+    }
+
+    /// What is not ready now, and what crashed only just now.
+    fn with_unsteady(&mut self, mut unready: Vec<Unready>, now: Instant) -> Vec<Unready> {
+        for one in &unready {
+            if one.trouble() == Some(Trouble::Crashes) || self.crashed.contains_key(one.name()) {
+                let last = (one.clone(), now);
+                self.crashed.insert(one.name().to_owned(), last);
+            }
+        }
+        self.crashed.retain(|_, (_, last)| now - *last < STEADY);
+        for (name, (one, _)) in &self.crashed {
+            if !unready.iter().any(|other| other.name() == name) {
+                unready.push(one.clone());
+            }
+        }
+        unready
     }
 
     /// Takes in what is not ready now.
@@ -438,6 +462,21 @@ mod tests {
             watch.look(&unready, 6, late);
             assert!(!watch.is_stuck(late));
         }
+    }
+
+    #[test]
+    fn a_pod_that_crashed_must_stay_ready() {
+        let context = Context::silent();
+        let begin = Instant::now();
+        let mut watch = Watch::new(&context, begin);
+        let crashed = waiting(pod(None, "x", Some(Trouble::Crashes)));
+        assert_eq!(watch.with_unsteady(crashed, begin).len(), 1);
+        let soon = begin + STEADY / 2;
+        assert_eq!(watch.with_unsteady(Vec::new(), soon).len(), 1);
+        assert_eq!(watch.with_unsteady(Vec::new(), begin + STEADY).len(), 0);
+        let other = waiting(pod(None, "x", Some(Trouble::Image)));
+        assert_eq!(watch.with_unsteady(other, begin).len(), 1);
+        assert_eq!(watch.with_unsteady(Vec::new(), begin).len(), 0);
     }
 
     #[test]

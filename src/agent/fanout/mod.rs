@@ -138,6 +138,8 @@ async fn pass_on(
                 destination: &hosts[host],
                 progress: &progress[host],
             }),
+            // It gets nothing at all then, and the run says so.
+            Err(error) if error.kind() == Kind::Interrupted => {}
             Err(error) => context.emit(Event::Note {
                 host: Some(hosts[host].client.host().to_owned()),
                 text: format!("it gets everything from here: {}", whole_text(&error)),
