@@ -111,8 +111,8 @@ async fn what_a_host_lacks_is_a_failed_check_and_leaves_nothing() {
         ),
         (
             "mount -t tmpfs -o size=1m tmpfs /var/lib && mkdir -p /run/systemd/system",
-            Kind::Failed,
-            "copying the agent",
+            Kind::Check,
+            "has no room for the agent",
         ),
     ];
     for (setup, kind, expected) in cases {
