@@ -24,7 +24,7 @@ fn an_install_that_is_interrupted_again_and_again_ends_like_one_that_was_not() {
     first.wait_for_phase("copy");
     first.wait_for("bytes that move", |event| event["event"] == "progress");
     first.crash();
-    for step in ["stage generation", "switch the node"] {
+    for step in ["stage the new generation", "switch the node"] {
         let mut next = run();
         next.wait_for_step(step, None);
         next.crash();

@@ -1,9 +1,9 @@
-//! A control plane that is off.
+//! A control plane that is off, and a service that is.
 
 use serde_json::Value;
 
 use crate::lab::{Condition, succeed, until};
-use crate::site::{CONTROL_PLANES, HOSTS, Hosts, Site};
+use crate::site::{CONTROL_PLANES, HOSTS, Hosts, Site, WORKER};
 use crate::watched::Watched;
 
 #[test]
@@ -87,6 +87,27 @@ fn with_a_control_plane_off_the_others_serve_and_a_run_does_the_rest() {
     let plan = site.json(&["run", "--dry-run"]);
     assert_eq!(plan["stages"].as_array().unwrap().len(), 0, "{plan:#}");
     site.wait_for_pods("node-1");
+    site.leaves(Hosts::Installed);
+}
+
+#[test]
+fn a_service_that_was_stopped_is_started_again() {
+    let mut site = Site::shared();
+    site.installed();
+    // Stopped by somebody, not failed.
+    site.lab.sh(WORKER, "systemctl stop containerd");
+    let plan = site.json(&["run", "--dry-run"]);
+    let [stage] = plan["stages"].as_array().unwrap().as_slice() else {
+        panic!("{plan:#}");
+    };
+    let steps = stage["steps"].as_array().unwrap();
+    assert!(steps.iter().all(|step| step["host"] == WORKER), "{plan:#}");
+    let units = serde_json::json!(["containerd.service"]);
+    assert_eq!(steps[0]["action"]["units"], units, "{plan:#}");
+    site.json(&["run", "--yes"]);
+    site.lab.sh(WORKER, "systemctl is-active containerd");
+    let plan = site.json(&["run", "--dry-run"]);
+    assert_eq!(plan["stages"].as_array().unwrap().len(), 0, "{plan:#}");
     site.leaves(Hosts::Installed);
 }
 

@@ -20,7 +20,7 @@ const PATHS: [(&str, &str); 2] = [
         "names the run that holds the host, or held it last",
     ),
     (
-        "/var/lib/chasi/cluster/",
+        "/var/lib/chasi/cluster",
         "the cluster's lock and its fence; what else is there is compared by content",
     ),
 ];
