@@ -97,7 +97,7 @@ fn an_image_that_is_not_there_is_refused() {
     site.write("no-image", &text);
     refused(&site, "no-image", 8, "not-found")
         .says(&["chasi/none:1"])
-        .advises(&["chasi pull docker.io/chasi/none:1"]);
+        .advises(&["chasi pull chasi/none:1"]);
     site.leaves(Hosts::Bare);
 }
 
