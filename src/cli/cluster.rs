@@ -263,11 +263,11 @@ pub fn not_done(left_out: &[LeftOut]) -> Result<()> {
         return Ok(());
     }
     let names: Vec<&str> = left_out.iter().map(|one| one.host.as_str()).collect();
-    let mut error = Error::new(Kind::Partial, format!("not done: {}", names.join(", ")));
-    for one in left_out {
-        error = error.hint(format!("{}: {}", one.host, one.reason));
-    }
-    Err(error.hint("when that is mended, run the same command again: it does the rest"))
+    let error = Error::new(Kind::Partial, format!("not done: {}", names.join(", ")))
+        .hint("when that is mended, run the same command again: it does the rest");
+    Err(left_out
+        .iter()
+        .fold(error, |error, one| error.and(one.error())))
 }
 
 /// A person said no.

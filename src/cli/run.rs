@@ -232,12 +232,14 @@ impl std::fmt::Display for Summary<'_> {
         let (cluster, image) = (&self.report.cluster, &self.report.image);
         let changed = self.report.steps > 0;
         match (changed, self.report.left_out.is_empty()) {
-            (false, _) => writeln!(
-                f,
-                "Nothing to do: cluster `{cluster}` is as its Clusterfile says.\n"
-            )?,
+            (false, true) => {
+                writeln!(
+                    f,
+                    "Nothing to do: cluster `{cluster}` is as its Clusterfile says.\n"
+                )?;
+            }
             (true, true) => writeln!(f, "Cluster `{cluster}` is up, from {image}.\n")?,
-            (true, false) => writeln!(f, "Cluster `{cluster}` is up in part, from {image}.\n")?,
+            (_, false) => writeln!(f, "Cluster `{cluster}` is up in part, from {image}.\n")?,
         }
         let mut nodes = Table::new(["NODE", "STATE", "ROLES", "VERSION"]);
         for node in &self.nodes {
@@ -302,6 +304,8 @@ mod tests {
             left_out: vec![LeftOut {
                 host: "w9".into(),
                 reason: "no route to host".into(),
+                causes: Vec::new(),
+                hints: Vec::new(),
             }],
         }
     }
@@ -317,6 +321,12 @@ mod tests {
 
         left out: w9: no route to host
         ");
+    }
+
+    /// `docs/run.md` promises it.
+    #[test]
+    fn the_plan_as_json_is_pinned() {
+        insta::assert_snapshot!(serde_json::to_string_pretty(&example()).unwrap());
     }
 
     #[test]

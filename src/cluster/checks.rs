@@ -115,7 +115,7 @@ fn doubtful(
 type Check = fn(&Subject) -> Option<Wrong>;
 
 /// All checks, by id.
-const CHECKS: [(&str, Check); 13] = [
+const CHECKS: [(&str, Check); 14] = [
     ("system.init", init),
     ("system.cgroups", cgroups),
     ("system.swap", swap),
@@ -127,6 +127,7 @@ const CHECKS: [(&str, Check); 13] = [
     ("kernel.overlay", overlay),
     ("network.ports", ports),
     ("network.overlap", overlap),
+    ("identity.node", identity),
     ("residue.kubernetes", residue),
     ("residue.runtime", runtime),
 ];
@@ -414,6 +415,26 @@ fn overlap(subject: &Subject) -> Option<Wrong> {
         }
     }
     None
+}
+
+/// A node cannot change its name, nor its cluster.
+fn identity(subject: &Subject) -> Option<Wrong> {
+    let member = subject.report.distro.member.as_ref()?;
+    let (cluster, node) = (subject.cluster.name.to_string(), &subject.host.node.name);
+    if member.cluster == cluster && member.node == *node {
+        return None;
+    }
+    wrong(
+        format!(
+            "the host is the node `{}` of the cluster `{}`",
+            member.node, member.cluster
+        ),
+        format!("a bare host, or the node `{node}` of the cluster `{cluster}`"),
+        format!(
+            "correct the Clusterfile's names; or take the other cluster off its hosts, with all its data: `chasi delete -c {}`",
+            member.cluster
+        ),
+    )
 }
 
 fn residue(subject: &Subject) -> Option<Wrong> {

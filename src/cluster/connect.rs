@@ -8,7 +8,7 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::{self, Client, InstallOptions};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::event::Context;
 use crate::remote::Target;
 
@@ -80,20 +80,75 @@ pub(super) async fn farewell(clients: impl IntoIterator<Item = Client>) {
 pub struct LeftOut {
     /// The host's name.
     pub host: String,
-    /// Why.
+    /// Why, in one line.
     pub reason: String,
+    /// What brought it about, nearest first; possibly many lines each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hints: Vec<String>,
 }
 
 impl LeftOut {
     /// A host, and everything that its error says.
     pub(super) fn because(host: impl Into<String>, error: &Error) -> Self {
-        let reason = std::iter::once(error.to_string())
-            .chain(error.causes().map(ToString::to_string))
+        let causes: Vec<String> = error.causes().map(ToString::to_string).collect();
+        let message = error.to_string();
+        let reason = std::iter::once(&message)
+            .chain(&causes)
+            .filter_map(|text| text.lines().next())
             .collect::<Vec<_>>()
             .join(": ");
         LeftOut {
             host: host.into(),
             reason,
+            causes,
+            hints: error.hints().to_vec(),
         }
+    }
+
+    /// It as an error of its host again, to be shown as such.
+    pub fn error(&self) -> Error {
+        let cause = self
+            .causes
+            .iter()
+            .rev()
+            .fold(None, |inner: Option<Error>, text| {
+                let outer = Error::new(Kind::Failed, text.clone());
+                Some(match inner {
+                    Some(inner) => outer.because(inner),
+                    None => outer,
+                })
+            });
+        let error = Error::new(Kind::Partial, self.reason.clone()).on_host(&self.host);
+        let error = match cause {
+            Some(cause) => error.because(cause),
+            None => error,
+        };
+        self.hints
+            .iter()
+            .fold(error, |error, hint| error.hint(hint.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_is_left_out_keeps_what_its_error_says() {
+        let error = Error::new(Kind::Failed, "cannot start `x`")
+            .because(Error::new(Kind::Failed, "it failed\nits journal").because("last"))
+            .hint("look");
+        let one = LeftOut::because("m1", &error);
+        assert_eq!(one.reason, "cannot start `x`: it failed: last");
+        let again = one.error();
+        let causes: Vec<_> = again.causes().map(ToString::to_string).collect();
+        assert_eq!(causes, ["it failed\nits journal", "last"]);
+        assert_eq!(
+            (again.host(), again.hints()),
+            (Some("m1"), &["look".to_owned()][..])
+        );
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{Call, Effect};
 use crate::digest::Digest;
-use crate::distro::kubeadm::credential::{Request, Server, Signed};
+use crate::distro::kubeadm::credential::{Membership, Request, Server, Signed};
 use crate::distro::kubeadm::pki::Authorities;
 use crate::kube::{NodeState, ObjectName, PodState, Taint};
 
@@ -24,6 +24,8 @@ pub struct HostDistroState {
     pub pki: Option<Digest>,
     /// Whether kubelet has its credential.
     pub credential: bool,
+    /// Which cluster's node the host is.
+    pub member: Option<Membership>,
     /// Whether etcd has data here.
     pub etcd_data: bool,
     /// Whether kubelet runs.

@@ -49,6 +49,7 @@ pub(super) async fn distro_state(scope: Scope, _: DistroState) -> Result<HostDis
         Ok(HostDistroState {
             pki: Pki::at(root()).identity(),
             credential: credential::present(root()),
+            member: credential::membership(root()),
             etcd_data: root().join("var/lib/etcd/member").is_dir(),
             kubelet_active: runtime::kubelet_active(),
             images: runtime::images(&tree).ok(),

@@ -49,6 +49,32 @@ fn key_path(root: &Path) -> PathBuf {
     root.join("var/lib/kubelet/pki/.chasi-kubelet-client.key")
 }
 
+/// Which cluster's node a host is.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Membership {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node's name.
+    pub node: String,
+}
+
+/// How the users that nodes are begin (kubernetes' `NodeUserNamePrefix`).
+const NODE_USER: &str = "system:node:";
+
+/// What kubelet's kubeconfig says of this host, when it is one that chasi wrote.
+pub fn membership(root: &Path) -> Option<Membership> {
+    let text = fs::read_to_string(root.join("etc/kubernetes/kubelet.conf")).ok()?;
+    let kubeconfig: serde_json::Value = serde_saphyr::from_str(&text).ok()?;
+    let context = &kubeconfig["contexts"][0]["context"];
+    Some(Membership {
+        cluster: context["cluster"].as_str()?.to_owned(),
+        node: context["user"]
+            .as_str()?
+            .strip_prefix(NODE_USER)?
+            .to_owned(),
+    })
+}
+
 /// Whether kubelet has a credential on this host.
 pub fn present(root: &Path) -> bool {
     root.join("etc/kubernetes/kubelet.conf").is_file()
@@ -124,7 +150,7 @@ fn parameters(node: &str, hours: u32) -> CertificateParams {
 fn subject(node: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, GROUP);
-    name.push(DnType::CommonName, format!("system:node:{node}"));
+    name.push(DnType::CommonName, format!("{NODE_USER}{node}"));
     name
 }
 
@@ -183,11 +209,11 @@ pub fn install(root: &Path, signed: &Signed, cluster: &str, server: &Server) -> 
             "certificate-authority-data": base64::engine::general_purpose::STANDARD.encode(&signed.authority),
             "server": server.url(),
         }}],
-        "users": [{ "name": format!("system:node:{}", signed.node), "user": {
+        "users": [{ "name": format!("{NODE_USER}{}", signed.node), "user": {
             "client-certificate": KUBELET_CERTIFICATE,
             "client-key": KUBELET_CERTIFICATE,
         }}],
-        "contexts": [{ "name": "node", "context": { "cluster": cluster, "user": format!("system:node:{}", signed.node) }}],
+        "contexts": [{ "name": "node", "context": { "cluster": cluster, "user": format!("{NODE_USER}{}", signed.node) }}],
         "current-context": "node",
     });
     let text = serde_saphyr::to_string(&kubeconfig)
@@ -260,6 +286,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         authority(root.path());
         assert!(!present(root.path()));
+        assert_eq!(membership(root.path()), None);
         let asked = request(root.path(), "w1").unwrap();
         let signed = sign(root.path(), &asked, 24).unwrap();
         install(
@@ -270,6 +297,11 @@ mod tests {
         )
         .unwrap();
         assert!(present(root.path()));
+        let expected = Membership {
+            cluster: "demo".into(),
+            node: "w1".into(),
+        };
+        assert_eq!(membership(root.path()), Some(expected));
         assert!(!key_path(root.path()).exists());
         let current = fs::read_to_string(
             root.path()
