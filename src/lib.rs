@@ -11,8 +11,8 @@
 // line: distro, node
 // line: kube, remote, host, build
 // line: oci, spec
-// line: event
-// line: command, digest, file
+// line: command
+// line: event, digest, file
 // line: error
 
 // Only here, not in integration tests, which are crates of their own.

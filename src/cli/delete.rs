@@ -27,6 +27,11 @@ pub struct Args {
 }
 
 impl Args {
+    /// Whether nothing will be changed.
+    pub fn only_looks(&self) -> bool {
+        self.dry_run
+    }
+
     /// Looks, asks, deletes.
     pub fn run(self, shell: &Shell) -> Result<()> {
         let chosen = self.known.choose(shell)?;

@@ -91,6 +91,17 @@ impl Command {
             Command::Agent(_) | Command::Boot(_) | Command::NodeService(_)
         )
     }
+
+    /// Whether it leaves a full log. Who only looks leaves none, or the logs of
+    /// installs would soon be swept away. A service's is the journal.
+    fn keeps_log(&self) -> bool {
+        match self {
+            Command::Status(_) | Command::Kubeconfig(_) => false,
+            Command::Run(args) => !args.only_looks(),
+            Command::Delete(args) => !args.only_looks(),
+            _ => !self.is_service(),
+        }
+    }
 }
 
 /// The command line as clap knows it, for completion, documentation and tests.
@@ -101,7 +112,11 @@ pub fn command() -> clap::Command {
 /// Parses the process's arguments, runs the command and reports how it ended.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let shell = Shell::new(&cli.global, cli.command.is_service());
+    let shell = Shell::new(
+        &cli.global,
+        cli.command.is_service(),
+        cli.command.keeps_log(),
+    );
     match run(cli.command, &shell) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

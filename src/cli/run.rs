@@ -46,6 +46,11 @@ pub struct Args {
 }
 
 impl Args {
+    /// Whether nothing will be changed.
+    pub fn only_looks(&self) -> bool {
+        self.dry_run
+    }
+
     /// Prepares, asks, applies.
     pub fn run(self, shell: &Shell) -> Result<()> {
         let chosen = match (&self.file, &self.image) {

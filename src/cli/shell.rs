@@ -68,9 +68,9 @@ pub struct Shell {
 }
 
 impl Shell {
-    /// Chooses the reporter. A command that a service runs (`service`) shows plain
-    /// lines, which systemd puts into the journal, and keeps no log of its own.
-    pub fn new(global: &Global, service: bool) -> Self {
+    /// Chooses the reporter. A command that a service runs shows plain lines, which
+    /// systemd puts into the journal.
+    pub fn new(global: &Global, service: bool, keeps_log: bool) -> Self {
         let run = run_id();
         let style = style();
         let choice = match global.progress {
@@ -81,7 +81,7 @@ impl Shell {
             Progress::Auto | Progress::Plain => Choice::Lines,
         };
         let log = match config::state() {
-            Ok(state) if !service => Log::new(state.join("logs"), run.clone(), first_line()),
+            Ok(state) if keeps_log => Log::new(state.join("logs"), run.clone(), first_line()),
             _ => Log::off(),
         };
         let reporter = Arc::new(Reporter::new(choice, style, log));
