@@ -1,11 +1,10 @@
 //! `chasi delete`: take a cluster off its hosts.
 
-use std::io::IsTerminal as _;
-
+use super::Shell;
 use super::cluster::{Chosen, Known};
-use super::{Format, Shell};
-use crate::cluster::delete::{self, Plan, Prepared, Report};
-use crate::error::{Error, Kind, Result};
+use super::consent::Consent;
+use crate::cluster::delete::{self, Plan, Report};
+use crate::error::Result;
 
 /// Take a cluster off its hosts, with all its data, and leave them as they were
 /// before chasi came.
@@ -15,75 +14,46 @@ use crate::error::{Error, Kind, Result};
 pub struct Args {
     #[command(flatten)]
     known: Known,
-    /// Show which hosts would be left, and change nothing.
-    #[arg(long)]
-    dry_run: bool,
-    /// Do not ask before deleting.
-    #[arg(short, long)]
-    yes: bool,
-    /// How to print the plan of a dry run, and the result.
-    #[arg(long, value_enum, default_value = "table", value_name = "FORMAT")]
-    format: Format,
+    #[command(flatten)]
+    consent: Consent,
 }
 
 impl Args {
     /// Whether nothing will be changed.
     pub fn only_looks(&self) -> bool {
-        self.dry_run
+        self.consent.dry_run
     }
 
     /// Looks, asks, deletes.
     pub fn run(self, shell: &Shell) -> Result<()> {
         let chosen = self.known.choose(shell)?;
-        let request = chosen.delete(shell, self.dry_run)?;
+        let request = chosen.delete(shell, self.consent.dry_run)?;
         shell.block_on(async {
             let context = shell.context();
             let prepared = delete::prepare(context, request).await?;
-            if self.dry_run {
+            if self.consent.dry_run {
                 let plan = prepared.plan.clone();
                 prepared.abandon().await;
-                return match self.format {
-                    Format::Json => shell.json(&plan),
-                    Format::Table => shell.result(&describe(&plan)),
-                };
+                return self.consent.print(shell, &plan, || describe(&plan));
             }
-            let prepared = self.confirm(shell, prepared).await?;
+            if !prepared.plan.hosts.is_empty() {
+                let plan = describe(&prepared.plan);
+                let question = format!("Delete cluster `{}` and all its data?", chosen.name());
+                if let Err(error) = self.consent.ask(shell, &plan, &question).await {
+                    prepared.abandon().await;
+                    return Err(error);
+                }
+            }
             let report = prepared.apply(context).await?;
             self.conclude(shell, &chosen, &report)
         })
-    }
-
-    async fn confirm(&self, shell: &Shell, prepared: Prepared) -> Result<Prepared> {
-        if self.yes || prepared.plan.hosts.is_empty() {
-            return Ok(prepared);
-        }
-        if !std::io::stdin().is_terminal() {
-            prepared.abandon().await;
-            return Err(
-                Error::new(Kind::Usage, "nobody is there to confirm the deletion")
-                    .hint("add `--yes` to delete without asking, or `--dry-run` to see what would be deleted"),
-            );
-        }
-        shell.message(&describe(&prepared.plan));
-        let question = format!(
-            "Delete cluster `{}` and all its data?",
-            prepared.plan.cluster
-        );
-        if shell.ask(&question).await {
-            return Ok(prepared);
-        }
-        prepared.abandon().await;
-        Err(super::cluster::refused())
     }
 
     fn conclude(&self, shell: &Shell, chosen: &Chosen, report: &Report) -> Result<()> {
         if report.left_out.is_empty() {
             chosen.forget()?;
         }
-        match self.format {
-            Format::Json => shell.json(report)?,
-            Format::Table => shell.result(&summary(report))?,
-        }
+        self.consent.print(shell, report, || summary(report))?;
         super::cluster::not_done(&report.left_out)
     }
 }

@@ -12,6 +12,7 @@ mod build;
 mod cluster;
 mod completion;
 mod config;
+mod consent;
 mod delete;
 mod fsck;
 mod images;

@@ -1,18 +1,18 @@
 //! `chasi run`: bring a cluster to what a Clusterfile says.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::Shell;
 use super::cluster::Chosen;
+use super::consent::Consent;
 use super::message::{Style, wrapped};
 use super::reporter::{Phase, duration};
 use super::table::Table;
-use super::{Format, Shell};
 use crate::cluster::plan::{Plan, Stage};
-use crate::cluster::run::{self, Prepared, Report};
+use crate::cluster::run::{self, Report};
 use crate::error::{Error, Kind, Result};
 use crate::event::Event;
 
@@ -34,21 +34,14 @@ pub struct Args {
     file: Option<PathBuf>,
     #[command(flatten)]
     hosts: super::cluster::HostArgs,
-    /// Print the plan and change nothing.
-    #[arg(long)]
-    dry_run: bool,
-    /// Do not ask before changing hosts.
-    #[arg(short, long)]
-    yes: bool,
-    /// How to print the plan of a dry run, and the result.
-    #[arg(long, value_enum, default_value = "table", value_name = "FORMAT")]
-    format: Format,
+    #[command(flatten)]
+    consent: Consent,
 }
 
 impl Args {
     /// Whether nothing will be changed.
     pub fn only_looks(&self) -> bool {
-        self.dry_run
+        self.consent.dry_run
     }
 
     /// Prepares, asks, applies.
@@ -64,7 +57,7 @@ impl Args {
                 .hint("`chasi run -f Clusterfile`, or `chasi run IMAGE --masters ADDRESSES`"));
             }
         };
-        let request = chosen.request(shell, self.dry_run)?;
+        let request = chosen.request(shell, self.consent.dry_run)?;
         let hosts = chosen.clusterfile.cluster.hosts.iter().count();
         shell.block_on(async {
             let context = shell.context();
@@ -72,51 +65,33 @@ impl Args {
             for finding in &prepared.findings {
                 context.warn(finding.to_string());
             }
-            if self.dry_run {
+            if self.consent.dry_run {
                 let plan = prepared.plan.clone();
                 prepared.abandon().await;
-                return match self.format {
-                    Format::Json => shell.json(&plan),
-                    Format::Table => shell.result(&describe(&plan, hosts)),
-                };
+                return self.consent.print(shell, &plan, || describe(&plan, hosts));
             }
             context.emit(Event::Detail {
                 host: None,
                 text: describe(&prepared.plan, hosts),
             });
-            let prepared = self.confirm(shell, prepared, hosts).await?;
+            if !prepared.plan.is_empty() {
+                let plan = describe(&prepared.plan, hosts);
+                let asked = self.consent.ask(shell, &plan, "Apply this plan?").await;
+                if let Err(error) = asked {
+                    prepared.abandon().await;
+                    return Err(error);
+                }
+            }
             chosen.remember()?;
             let report = prepared.apply(context).await?;
             self.conclude(shell, &report)
         })
     }
 
-    /// Asks before anything is changed, unless there is nothing to change.
-    async fn confirm(&self, shell: &Shell, prepared: Prepared, hosts: usize) -> Result<Prepared> {
-        if self.yes || prepared.plan.is_empty() {
-            return Ok(prepared);
-        }
-        if !std::io::stdin().is_terminal() {
-            prepared.abandon().await;
-            return Err(
-                Error::new(Kind::Usage, "nobody is there to confirm the plan")
-                    .hint("add `--yes` to apply it without asking, or `--dry-run` to see it"),
-            );
-        }
-        shell.message(&describe(&prepared.plan, hosts));
-        if shell.ask("Apply this plan?").await {
-            return Ok(prepared);
-        }
-        prepared.abandon().await;
-        Err(super::cluster::refused())
-    }
-
     fn conclude(&self, shell: &Shell, report: &Report) -> Result<()> {
         let summary = Summary::new(shell, report);
-        match self.format {
-            Format::Json => shell.json(&summary)?,
-            Format::Table => shell.result(&summary.to_string())?,
-        }
+        self.consent
+            .print(shell, &summary, || summary.to_string())?;
         super::cluster::not_done(&report.left_out)
     }
 }

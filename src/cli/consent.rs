@@ -1,0 +1,55 @@
+//! What commands that change hosts have in common: they can show what they would
+//! do, and they ask before they do it.
+
+use std::io::IsTerminal as _;
+
+use super::{Format, Shell};
+use crate::error::{Error, Kind, Result};
+
+/// How to show and confirm a plan.
+#[derive(clap::Args)]
+pub struct Consent {
+    /// Print the plan and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask before changing hosts.
+    #[arg(short, long)]
+    yes: bool,
+    /// How to print the plan of a dry run, and the result.
+    #[arg(long, value_enum, default_value = "table", value_name = "FORMAT")]
+    format: Format,
+}
+
+impl Consent {
+    /// Shows a plan and asks whether to carry it out. Fails without consent, and
+    /// where nobody can give it.
+    pub async fn ask(&self, shell: &Shell, plan: &str, question: &str) -> Result<()> {
+        if self.yes {
+            return Ok(());
+        }
+        if !std::io::stdin().is_terminal() {
+            return Err(
+                Error::new(Kind::Usage, "nobody is there to confirm the plan")
+                    .hint("add `--yes` to apply it without asking, or `--dry-run` to see it"),
+            );
+        }
+        shell.message(plan);
+        match shell.ask(question).await {
+            true => Ok(()),
+            false => Err(super::cluster::refused()),
+        }
+    }
+
+    /// Prints a plan or a result.
+    pub fn print(
+        &self,
+        shell: &Shell,
+        value: &impl serde::Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<()> {
+        match self.format {
+            Format::Json => shell.json(value),
+            Format::Table => shell.result(&text()),
+        }
+    }
+}
