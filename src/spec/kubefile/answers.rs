@@ -49,9 +49,9 @@ fn sealer(name: &str) -> Option<&'static str> {
         "CSI" => "write `LAYER csi`, then `COPY` its files, its objects into `chasi/manifests/`",
         "APPCMDS" | "LAUNCH" | "CMDS" | "CMD" => {
             "an image does not run commands: Kubernetes objects in `chasi/manifests/` are applied \
-             in the order of their names, and scripts go into `chasi/hooks/`"
+             in the order of their names"
         }
-        "APPENV" => "write `ENV NAME=VALUE`; templates (`*.j2`) and hooks see it",
+        "APPENV" => "write `ENV NAME=VALUE`; templates (`*.j2`) see it",
         "KUBEVERSION" => "write `LABEL dev.chasi.kubernetes.version=VERSION`",
         _ => return None,
     })
