@@ -159,6 +159,9 @@ pub fn apply_losses(state: &State) -> Result<()> {
     })
 }
 
+/// A [`Loss`] of everything.
+const ALL: u16 = 10_000;
+
 /// The firewall table that loses frames as they come into the bridge from a port
 /// and as they leave it for one.
 fn losses_table(state: &State) -> String {
@@ -184,10 +187,12 @@ fn losses_table(state: &State) -> String {
             "  chain {hook} {{ type filter hook {hook} priority 0;"
         );
         for (port, loss) in &lossy {
-            let _ = writeln!(
-                text,
-                "    {direction} \"{port}\" numgen random mod 10000 < {loss} drop"
-            );
+            // nft takes no number that is beyond the range, also where it means all.
+            let share = match *loss {
+                ALL => String::new(),
+                loss => format!("numgen random mod {ALL} < {loss} "),
+            };
+            let _ = writeln!(text, "    {direction} \"{port}\" {share}drop");
         }
         let _ = writeln!(text, "  }}");
     }
@@ -330,6 +335,8 @@ mod tests {
           }
         }
         "#);
+        let all = losses_table(&state(&[Some(Loss(ALL))]));
+        assert!(all.contains("iifname \"vb-chasi77-1\" drop\n"), "{all}");
         let none = losses_table(&state(&[None, None]));
         assert_eq!(
             none,

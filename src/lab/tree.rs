@@ -332,14 +332,25 @@ pub fn remove(path: &Path) -> Result<()> {
     }
     // Something may be mounted below a tree whose making was interrupted, and
     // then the machine's own files must not go.
-    Command::new("rm")
-        .args(["--recursive", "--force", "--one-file-system", "--"])
-        .arg(path)
-        .run()
-        .map(drop)
-        .map_err(|cause| {
-            Error::new(Kind::System, format!("cannot remove `{}`", path.display())).because(cause)
-        })
+    let remove = || {
+        Command::new("rm")
+            .args(["--recursive", "--force", "--one-file-system", "--"])
+            .arg(path)
+            .run()
+    };
+    // A copy whose chasi was killed may still be writing into it, and fails when the
+    // directory is gone.
+    let mut removed = remove();
+    for _ in 0..50 {
+        if removed.is_ok() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        removed = remove();
+    }
+    removed.map(drop).map_err(|cause| {
+        Error::new(Kind::System, format!("cannot remove `{}`", path.display())).because(cause)
+    })
 }
 
 #[cfg(test)]

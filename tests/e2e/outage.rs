@@ -48,14 +48,16 @@ fn with_a_control_plane_off_the_others_serve_and_a_run_does_the_rest() {
     });
 
     // Nothing to do, and that is not all: the exit code tells.
-    assert_eq!(run_without(&site, off, "Clusterfile"), 0);
+    let (steps, told) = run_without(&site, off, "Clusterfile");
+    assert_eq!(steps, 0, "{told}");
     // Something to do on all hosts.
     let settings = "spec:\n  settings:\n    sysctls:\n      net.ipv4.tcp_retries2: 12\n";
     site.write(
         "changed",
         &site.clusterfile().replacen("spec:\n", settings, 1),
     );
-    assert!(run_without(&site, off, "changed") >= others.len());
+    let (steps, told) = run_without(&site, off, "changed");
+    assert!(steps >= others.len(), "{told}");
     let is_changed = |host: &str| {
         let file = site
             .lab
@@ -112,7 +114,7 @@ fn a_service_that_was_stopped_is_started_again() {
 }
 
 /// Runs a Clusterfile while a host is off; gives how many steps were done.
-fn run_without(site: &Site, off: &str, clusterfile: &str) -> usize {
+fn run_without(site: &Site, off: &str, clusterfile: &str) -> (usize, String) {
     let run = site.chasi_with(&["run", "--yes", "--format", "json"], clusterfile);
     let ended = Watched::start(run).end();
     assert_eq!(ended.code, Some(5), "{}", ended.told);
@@ -122,7 +124,8 @@ fn run_without(site: &Site, off: &str, clusterfile: &str) -> usize {
     assert_eq!(left_out[0]["host"], off);
     let reason = left_out[0]["reason"].as_str().unwrap();
     assert!(reason.contains("cannot connect"), "{reason}");
-    ended.report["steps"].as_u64().unwrap() as usize
+    let steps = ended.report["steps"].as_u64().unwrap() as usize;
+    (steps, ended.told)
 }
 
 fn not_if(wrong: bool, reason: impl FnOnce() -> String) -> Condition {
