@@ -4,6 +4,7 @@
 //! and plans. [`Prepared::apply`] carries the plan out and verifies the result.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -258,29 +259,45 @@ fn host_state(report: &HostReport, missing: Vec<Blob>, settled: bool) -> HostSta
     }
 }
 
-/// What the API says, asked on the first control plane that has one.
+/// What the API says, asked on the first control plane that answers. One that has
+/// been in use is given some seconds: while etcd elects a leader, for instance
+/// because a control plane is off, no API server answers.
 async fn cluster_state(
     desired: &Desired,
     clients: &BTreeMap<String, Client>,
     states: &BTreeMap<String, HostState>,
 ) -> Option<ClusterReport> {
-    for host in desired
+    const ATTEMPTS: u32 = 5;
+    const PAUSE: Duration = Duration::from_secs(2);
+    let candidates: Vec<_> = desired
         .hosts
         .iter()
         .filter(|host| host.node.role == Role::ControlPlane)
-    {
-        let has_keys = states
-            .get(&host.node.name)
-            .is_some_and(|state| state.distro.pki.is_some());
-        if let Some(client) = clients.get(&host.node.name).filter(|_| has_keys) {
+        .filter_map(|host| {
+            let name = &host.node.name;
+            let state = states
+                .get(name)
+                .filter(|state| state.distro.pki.is_some())?;
+            Some((host.node.node_ip(), clients.get(name)?, state))
+        })
+        .collect();
+    let in_use = candidates
+        .iter()
+        .any(|(_, _, state)| state.distro.objects.is_some());
+    for attempt in 1..=ATTEMPTS {
+        for (address, client, _) in &candidates {
             let call = ClusterState {
-                address: host.node.node_ip(),
+                address: *address,
                 namespaces: Vec::new(),
             };
             if let Ok(report) = client.call(call).await {
                 return Some(report);
             }
         }
+        if !in_use || attempt == ATTEMPTS {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
     }
     None
 }

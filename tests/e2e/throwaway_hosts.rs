@@ -392,7 +392,10 @@ impl Machine {
                     add(path, &String::from_utf8_lossy(&value));
                 }
             } else if kind == "process" {
-                let own = |line: &&str| line.contains("systemd-nspawn");
+                // One that has ended and waits for the machine's first process to take
+                // note of it is none any more.
+                let own =
+                    |line: &&str| line.contains("systemd-nspawn") && !line.contains("<defunct>");
                 text.lines().filter(own).for_each(|line| add(kind, line));
             } else {
                 add(kind, &text);
