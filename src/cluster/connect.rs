@@ -1,12 +1,14 @@
 //! One agent on each host: all hosts at once, one connection each.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
+use crate::agent::calls::distro::{ClusterReport, ClusterState};
 use crate::agent::{self, Client, InstallOptions};
 use crate::error::{Error, Kind, Result};
 use crate::event::Context;
@@ -32,9 +34,12 @@ impl Visitor {
         InstallOptions::new(&self.run, &self.who, &self.program)
     }
 
-    /// To change hosts, alone.
-    pub(super) fn changing(&self) -> InstallOptions {
-        self.looking().with_lock(LOCK_PATIENCE)
+    /// To change hosts, alone; or to ask only, in a dry run.
+    pub(super) fn changing(&self, dry_run: bool) -> InstallOptions {
+        match dry_run {
+            true => self.looking(),
+            false => self.looking().with_lock(LOCK_PATIENCE),
+        }
     }
 }
 
@@ -67,6 +72,25 @@ pub(super) fn sort(
         }
     }
     (clients, problems)
+}
+
+/// What the API says, by way of the first of these agents, each on the control plane
+/// with the address, that gets an answer.
+pub(super) async fn ask_api<'a>(
+    control_planes: impl IntoIterator<Item = (IpAddr, &'a Client)>,
+) -> Result<ClusterReport> {
+    let mut last = Error::new(Kind::Unreachable, "no control plane can be asked");
+    for (address, client) in control_planes {
+        let call = ClusterState {
+            address,
+            namespaces: Vec::new(),
+        };
+        match client.call(call).await {
+            Ok(report) => return Ok(report),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Ends the connections.

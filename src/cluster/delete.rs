@@ -65,11 +65,7 @@ pub struct Prepared {
 
 /// Connects and asks. Changes nothing.
 pub async fn prepare(context: &Context, request: Request) -> Result<Prepared> {
-    let options = if request.dry_run {
-        request.visitor.looking()
-    } else {
-        request.visitor.changing()
-    };
+    let options = request.visitor.changing(request.dry_run);
     let answers = context
         .phase("connect", connect(context, &request.targets, &options))
         .await;

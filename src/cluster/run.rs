@@ -18,7 +18,7 @@ use super::plan::{Plan, plan};
 use super::survey::{HostState, Survey};
 use super::verify::verify;
 use crate::agent::calls::blobs::BlobsMissing;
-use crate::agent::calls::distro::{ClusterReport, ClusterState};
+use crate::agent::calls::distro::ClusterReport;
 use crate::agent::calls::host::{CheckSettings, HostReport, ReadHost};
 use crate::agent::{Client, ClusterLock};
 use crate::distro::Role;
@@ -141,11 +141,7 @@ async fn enter(
     context: &Context,
     request: &Request,
 ) -> Result<(BTreeMap<String, Client>, Vec<LeftOut>)> {
-    let options = if request.dry_run {
-        request.visitor.looking()
-    } else {
-        request.visitor.changing()
-    };
+    let options = request.visitor.changing(request.dry_run);
     let (clients, problems) = connect::sort(connect(context, &request.targets, &options).await);
     match enough(request, &clients, problems) {
         Ok(left_out) => Ok((clients, left_out)),
@@ -285,14 +281,11 @@ async fn cluster_state(
         .iter()
         .any(|(_, _, state)| state.distro.objects.is_some());
     for attempt in 1..=ATTEMPTS {
-        for (address, client, _) in &candidates {
-            let call = ClusterState {
-                address: *address,
-                namespaces: Vec::new(),
-            };
-            if let Ok(report) = client.call(call).await {
-                return Some(report);
-            }
+        let asked = candidates
+            .iter()
+            .map(|(address, client, _)| (*address, *client));
+        if let Ok(report) = connect::ask_api(asked).await {
+            return Some(report);
         }
         if !in_use || attempt == ATTEMPTS {
             break;

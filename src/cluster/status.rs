@@ -4,8 +4,8 @@
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
-use super::connect::{Visitor, connect, farewell};
-use crate::agent::calls::distro::{ClusterReport, ClusterState, ReadKubeconfig};
+use super::connect::{self, Visitor, connect, farewell};
+use crate::agent::calls::distro::{ClusterReport, ReadKubeconfig};
 use crate::agent::calls::host::{HostReport, ReadHost};
 use crate::agent::{self, Client};
 use crate::error::{Error, Kind, Result};
@@ -199,30 +199,13 @@ async fn ask_api(
     clients: &[(String, Result<Client>)],
     reports: &[(&str, std::result::Result<HostReport, String>)],
 ) -> Option<ClusterReport> {
-    for host in request.cluster.hosts.control_planes() {
+    let control_planes = request.cluster.hosts.control_planes().filter_map(|host| {
         let name = host.name.as_str();
-        let client = clients
-            .iter()
-            .find(|(other, _)| other == name)?
-            .1
-            .as_ref()
-            .ok();
-        let address = reports
-            .iter()
-            .find(|(other, _)| *other == name)
-            .and_then(|(_, report)| report.as_ref().ok())
-            .and_then(|report| report.api);
-        if let Some((client, address)) = client.zip(address) {
-            let call = ClusterState {
-                address,
-                namespaces: Vec::new(),
-            };
-            if let Ok(report) = client.call(call).await {
-                return Some(report);
-            }
-        }
-    }
-    None
+        let (_, client) = clients.iter().find(|(other, _)| other == name)?;
+        let (_, report) = reports.iter().find(|(other, _)| *other == name)?;
+        Some((report.as_ref().ok()?.api?, client.as_ref().ok()?))
+    });
+    connect::ask_api(control_planes).await.ok()
 }
 
 #[cfg(test)]

@@ -8,9 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::connect;
 use super::desired::Desired;
 use crate::agent::Client;
-use crate::agent::calls::distro::{ClusterReport, ClusterState};
+use crate::agent::calls::distro::ClusterReport;
 use crate::distro::Role;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Context, Event};
@@ -92,25 +93,12 @@ pub(super) async fn verify(
 
 /// Asks the API by way of the first control plane that answers.
 async fn ask(desired: &Desired, clients: &BTreeMap<String, Client>) -> Result<ClusterReport> {
-    let mut last = Error::new(Kind::Unreachable, "no control plane can be asked");
-    for host in desired
+    let control_planes = desired
         .hosts
         .iter()
         .filter(|host| host.node.role == Role::ControlPlane)
-    {
-        let Some(client) = clients.get(&host.node.name) else {
-            continue;
-        };
-        let call = ClusterState {
-            address: host.node.node_ip(),
-            namespaces: Vec::new(),
-        };
-        match client.call(call).await {
-            Ok(report) => return Ok(report),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+        .filter_map(|host| Some((host.node.node_ip(), clients.get(&host.node.name)?)));
+    connect::ask_api(control_planes).await
 }
 
 fn no_answer(error: &Error) -> Unready {

@@ -58,15 +58,6 @@ struct Value {
     optional: bool,
 }
 
-/// Whether the kernel is as a generation asks, where it takes such settings at all.
-pub fn kernel_settled(root: &Root, number: u64) -> Result<bool> {
-    let wanted = wanted(root, number)?;
-    let is_set =
-        |(name, value): (&String, &Value)| value.optional || is_equal(root, name, &value.value);
-    Ok(wanted.modules.iter().all(|name| is_loaded(root, name))
-        && wanted.parameters.iter().all(is_set))
-}
-
 /// Loads the modules and sets the parameters that a generation asks for. Returns
 /// what the kernel refused; whether that matters, the caller knows.
 pub fn apply_kernel(root: &Root, number: u64) -> Result<Vec<Refused>> {

@@ -19,7 +19,7 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
 
 pub(super) use kernel::parameter;
-pub use kernel::{Refused, apply_kernel, kernel_settled};
+pub use kernel::{Refused, apply_kernel};
 
 /// What the settings should be.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
