@@ -45,7 +45,7 @@ const PROCESSES: [(&str, &str); 8] = [
 ];
 
 /// Units that are not looked at.
-const UNITS: [(&str, &str); 6] = [
+const UNITS: [(&str, &str); 7] = [
     (
         "network-online.target",
         "reached once something waits for the network; stays so",
@@ -54,6 +54,10 @@ const UNITS: [(&str, &str); 6] = [
     ("user@", "a login"),
     ("user-", "a login"),
     ("run-user-", "a login"),
+    (
+        "run-credentials-",
+        "systemd's own mounts around a service that starts; it may notice one late",
+    ),
     ("systemd-", "timers and one-time services of systemd's own"),
 ];
 
