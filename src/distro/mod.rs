@@ -7,6 +7,7 @@
 //! the agent, on the host, and uses the programs of the staged generation.
 
 pub mod kubeadm;
+pub mod ports;
 
 use std::net::IpAddr;
 
