@@ -5,6 +5,7 @@ pub mod distro;
 pub mod exchange;
 pub mod host;
 pub mod lock;
+pub mod node;
 
 use serde::{Deserialize, Serialize};
 

@@ -25,6 +25,16 @@ impl Connection {
     /// from the kubeconfig, because a statically linked program cannot rely on
     /// the host's name resolution.
     pub async fn open(path: &Path, address: IpAddr) -> Result<Self> {
+        Connection::with_retries(path, address, true).await
+    }
+
+    /// As [`Connection::open`], but a request that the API server refuses for now
+    /// (429) is not made again by itself: the refusal of an eviction is an answer.
+    pub async fn open_without_retries(path: &Path, address: IpAddr) -> Result<Self> {
+        Connection::with_retries(path, address, false).await
+    }
+
+    async fn with_retries(path: &Path, address: IpAddr, retries: bool) -> Result<Self> {
         let problem = || format!("cannot use the kubeconfig `{}`", path.display());
         let kubeconfig = Kubeconfig::read_from(path).or_err(Kind::Failed, problem)?;
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
@@ -41,6 +51,7 @@ impl Connection {
         config.read_timeout = Some(RESPONSE);
         config.reset_reader_on_write = true;
         config.proxy_url = None;
+        config.default_retry = retries;
         let client = Client::try_from(config).or_err(Kind::Failed, problem)?;
         Ok(Connection { client })
     }

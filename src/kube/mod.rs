@@ -1,5 +1,5 @@
 //! Operations on the Kubernetes API: connecting with a kubeconfig, applying
-//! objects, reading nodes and pods, waiting for health.
+//! objects, reading nodes and pods, draining nodes.
 //!
 //! Runs in the agent on a control-plane host, so that the controller needs
 //! nothing but SSH. Every wait has a deadline and says what it waits for.
@@ -8,12 +8,13 @@
 
 mod apply;
 mod client;
+pub mod drain;
 mod node;
 mod pod;
 
 pub use apply::{ObjectName, apply, parse_objects};
 pub use client::Connection;
-pub use node::{NodeState, Taint, nodes, set_metadata};
+pub use node::{NodeState, Taint, delete as delete_node, nodes, set_metadata};
 pub use pod::{PodState, Trouble, system_pods};
 
 /// The name under which chasi owns fields of objects.

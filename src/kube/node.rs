@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 
+use super::drain::DRAINED_BY;
 use super::{Connection, FIELD_MANAGER};
 use crate::error::{Kind, Result, ResultExt};
 
@@ -33,6 +34,9 @@ pub struct NodeState {
     pub version: String,
     /// Whether it is cordoned.
     pub unschedulable: bool,
+    /// The run that drains it, or did until it was cut.
+    #[serde(default)]
+    pub drained_by: Option<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Its taints.
@@ -83,6 +87,10 @@ fn state(node: Node) -> NodeState {
             .map(|info| info.kubelet_version)
             .unwrap_or_default(),
         unschedulable: spec.unschedulable.unwrap_or(false),
+        drained_by: node
+            .metadata
+            .annotations
+            .and_then(|mut all| all.remove(DRAINED_BY)),
         labels: node.metadata.labels.unwrap_or_default(),
         taints: spec
             .taints
@@ -143,6 +151,17 @@ pub async fn set_metadata(
     .await
     .map(|_| ())
     .or_err(Kind::Failed, problem)
+}
+
+/// Removes a node's object; one that is not there is removed already.
+pub async fn delete(connection: &Connection, name: &str) -> Result<()> {
+    let api: Api<Node> = Api::all(connection.client().clone());
+    match api.delete(name, &DeleteParams::default()).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        result => result
+            .map(|_| ())
+            .or_err(Kind::Failed, || format!("cannot remove the node `{name}`")),
+    }
 }
 
 /// What others set, and what chasi wants.

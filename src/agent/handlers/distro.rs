@@ -19,7 +19,7 @@ use crate::kube::{self, Connection, ObjectName};
 const BEAT: Duration = Duration::from_millis(250);
 
 /// The root of the host's file system. The agent always runs on the host itself.
-fn root() -> &'static Path {
+pub(super) fn root() -> &'static Path {
     Path::new("/")
 }
 
@@ -99,7 +99,7 @@ pub(super) async fn pull_images(scope: Scope, call: PullImages) -> Result<()> {
     super::blocking(move || runtime::pull(&context, &tree, &call.references)).await
 }
 
-async fn connect(address: IpAddr) -> Result<Connection> {
+pub(super) async fn connect(address: IpAddr) -> Result<Connection> {
     Connection::open(&root().join("etc/kubernetes/admin.conf"), address).await
 }
 

@@ -5,6 +5,7 @@ mod distro;
 mod exchange;
 mod host;
 mod lock;
+mod node;
 mod session;
 
 use super::server::Router;
@@ -39,6 +40,10 @@ pub fn router() -> Router {
         .on(distro::set_node)
         .on(distro::read_kubeconfig)
         .on(distro::add_etcd_member)
+        .on(node::simulate_drain)
+        .on(node::drain)
+        .on(node::uncordon)
+        .on(node::delete_node)
         .on(host::read_host)
         .on(host::check_settings)
         .on(host::stage_generation)

@@ -1,0 +1,75 @@
+//! Requests about nodes that come and go: draining, the node's object.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::{Call, Effect};
+use crate::kube::drain::{Drained, Options, Simulation};
+
+/// What draining some nodes at the same time would do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SimulateDrain {
+    /// The address of the API server on this host.
+    pub address: IpAddr,
+    /// The nodes.
+    pub nodes: Vec<String>,
+    /// How they would be drained.
+    pub options: Options,
+}
+
+impl Call for SimulateDrain {
+    type Reply = Simulation;
+    const NAME: &'static str = "simulate-drain";
+    const EFFECT: Effect = Effect::Reads;
+}
+
+/// Drains a node. Takes as long as its options allow; ended with the connection,
+/// it makes the node take pods again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Drain {
+    /// The address of the API server on this host.
+    pub address: IpAddr,
+    /// The node.
+    pub node: String,
+    /// How.
+    pub options: Options,
+    /// The run, to be noted at the node.
+    pub run: String,
+}
+
+impl Call for Drain {
+    type Reply = Drained;
+    const NAME: &'static str = "drain";
+    const EFFECT: Effect = Effect::Changes;
+}
+
+/// Makes a node take pods again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Uncordon {
+    /// The address of the API server on this host.
+    pub address: IpAddr,
+    /// The node.
+    pub node: String,
+}
+
+impl Call for Uncordon {
+    type Reply = ();
+    const NAME: &'static str = "uncordon";
+    const EFFECT: Effect = Effect::Changes;
+}
+
+/// Removes a node's object from the API; one that is not there is removed already.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeleteNode {
+    /// The address of the API server on this host.
+    pub address: IpAddr,
+    /// The node.
+    pub node: String,
+}
+
+impl Call for DeleteNode {
+    type Reply = ();
+    const NAME: &'static str = "delete-node";
+    const EFFECT: Effect = Effect::Changes;
+}
