@@ -7,6 +7,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 
 /// What kind of failure it is. Decides the process exit code, see
 /// [`Kind::exit_code`], and is the `kind` field of JSON output.
@@ -179,9 +180,14 @@ impl Error {
         }
     }
 
-    /// Adds the cause.
+    /// Adds the cause. A remedy that the cause knows counts here too, unless this
+    /// error has one of its own.
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.inner.source = Some(source.into());
+        let source = source.into();
+        if self.inner.hints.is_empty() {
+            self.inner.hints = remedies(source.as_ref());
+        }
+        self.inner.source = Some(source);
         self
     }
 
@@ -272,6 +278,25 @@ impl StdError for Error {
     }
 }
 
+/// What a cause says is to be done, or what is always to be done about it.
+fn remedies(cause: &(dyn StdError + Send + Sync + 'static)) -> Vec<String> {
+    if let Some(error) = cause.downcast_ref::<Error>() {
+        return error.inner.hints.clone();
+    }
+    let full = cause.downcast_ref::<io::Error>().is_some_and(|cause| {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(cause.kind(), StorageFull | QuotaExceeded)
+    });
+    match full {
+        true => vec![DISK_FULL.to_owned()],
+        false => Vec::new(),
+    }
+}
+
+/// What to do when there is no room for what is written.
+const DISK_FULL: &str =
+    "free some space (`df -h` and `df -i` tell where), then run the same command again";
+
 /// Gives foreign errors a kind and a message that names the object.
 pub trait ResultExt<T> {
     /// Wraps the error as the cause of a new one. The message is only made on
@@ -298,6 +323,17 @@ mod tests {
             label: String::new(),
         };
         assert_eq!(snippet.line_column(), (2, 2));
+    }
+
+    #[test]
+    fn a_full_disk_says_what_to_do_through_all_layers() {
+        let write = || Err::<(), _>(io::Error::from(io::ErrorKind::StorageFull));
+        let below = write().or_err(Kind::System, || "cannot write").unwrap_err();
+        assert_eq!(below.hints(), [DISK_FULL]);
+        let above = Error::new(Kind::Failed, "cannot stage").because(below);
+        assert_eq!(above.hints(), [DISK_FULL]);
+        let own = Error::new(Kind::Failed, "no").hint("mine").because(above);
+        assert_eq!(own.hints(), ["mine"]);
     }
 
     #[test]

@@ -109,6 +109,7 @@ impl Run<'_> {
         }
         for host in hosts {
             self.steps(stage, host, outcome).await;
+            self.settle(stage, host, outcome).await;
             if has_failed(outcome, host) {
                 return;
             }
@@ -121,18 +122,28 @@ impl Run<'_> {
             if self.context.cancel.is_cancelled() || has_failed(outcome, host) {
                 return;
             }
-            let work = async {
-                self.step(step).await?;
-                match (stage.rolling, &step.action) {
-                    (true, Action::SwitchControlPlane { .. }) => self.wait_for_api(host).await,
-                    _ => Ok(()),
-                }
-            };
             let result = self
                 .context
-                .step(Some(host), step.action.describe(), work)
+                .step(Some(host), step.action.describe(), self.step(step))
                 .await;
             note(outcome, step, result);
+        }
+    }
+
+    /// Waits until a host's control plane answers that a rolling stage has changed.
+    /// Only when all of its steps are done: on a host that is new, kubelet starts last.
+    async fn settle(&self, stage: &Stage, host: &str, outcome: &Mutex<Outcome>) {
+        let is_switch = |step: &&Step| {
+            step.host == host && matches!(step.action, Action::SwitchControlPlane { .. })
+        };
+        let Some(step) = stage.steps.iter().find(is_switch) else {
+            return;
+        };
+        if !self.context.cancel.is_cancelled()
+            && !has_failed(outcome, host)
+            && let Err(error) = self.wait_for_api(host).await
+        {
+            fail(outcome, &step.host, Arc::new(error));
         }
     }
 

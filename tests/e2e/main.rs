@@ -3,6 +3,7 @@
 //! the machine to themselves: `scripts/test` runs them one after the other.
 
 mod delete;
+mod faults;
 mod install;
 mod interrupted;
 mod lab;

@@ -6,6 +6,8 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 
 use serde_json::Value;
 
+use crate::lab::succeed;
+
 /// A run under way.
 pub struct Watched {
     child: Child,
@@ -78,6 +80,12 @@ impl Watched {
         self.child.kill().unwrap();
         let status = self.child.wait().unwrap();
         assert_eq!(status.code(), None, "it was faster than its killer");
+    }
+
+    /// Sends it what Ctrl-C sends.
+    pub fn interrupt(&self) {
+        let id = self.child.id().to_string();
+        succeed(Command::new("kill").args(["-INT", &id]));
     }
 
     /// Waits for the end.
