@@ -81,7 +81,7 @@ impl Kind {
                 "A file that you wrote is wrong. The message points into it; nothing was done."
             }
             Kind::Check => {
-                "A check of the hosts failed, or one does not let us in or is not the one that was meant. Nothing was changed."
+                "A check of the hosts failed or could not look, or a host does not let us in or is not the one that was meant. Nothing was changed."
             }
             Kind::Partial => {
                 "Some hosts are done and some are not. Running the same command again does the rest."

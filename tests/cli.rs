@@ -133,6 +133,20 @@ fn the_exit_codes_are_documented() {
 }
 
 #[test]
+fn the_checks_are_documented() {
+    let text = chasi::cluster::check::page();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/checks.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(path, &text).unwrap();
+    }
+    assert_eq!(
+        fs::read_to_string(path).unwrap_or_default(),
+        text,
+        "write it anew with `UPDATE_DOCS=1 cargo test --test cli`"
+    );
+}
+
+#[test]
 fn completion_exists_for_every_shell() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let output = chasi().args(["completion", shell]).output().unwrap();

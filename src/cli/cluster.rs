@@ -12,12 +12,13 @@ use serde::{Deserialize, Serialize};
 use super::Shell;
 use super::{config, store};
 use crate::cluster::access::{Environment, targets};
+use crate::cluster::check::{self, Phase, Selection};
 use crate::cluster::connect::{LeftOut, Visitor};
 use crate::cluster::run::Request;
 use crate::cluster::{delete, status};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
-use crate::oci::{Blob, Reference, Store};
+use crate::oci::{Blob, ClusterImage, Reference, Store};
 use crate::remote::Target;
 use crate::spec::Clusterfile;
 use crate::spec::clusterfile::Arguments;
@@ -242,8 +243,44 @@ impl Chosen {
         file::remove(&note_path(&self.name())?)
     }
 
+    /// A request to check the cluster, with this image or that of the Clusterfile. An
+    /// image that is not here is something that checks say.
+    pub fn check(
+        &self,
+        shell: &Shell,
+        phase: Phase,
+        image: Option<&str>,
+        selection: Selection,
+    ) -> Result<check::Request> {
+        let mut cluster = self.clusterfile.cluster.clone();
+        if let Some(image) = image {
+            cluster.image = image
+                .parse()
+                .map_err(|error| Error::new(Kind::Usage, format!("{error}")))?;
+        }
+        let name = cluster.image.to_string();
+        let open = || {
+            let store = store::open()?;
+            let index = store.resolve(&name.parse::<Reference>()?)?;
+            ClusterImage::open(&store, &index)
+        };
+        let image = open().map_err(|error: Error| {
+            format!(
+                "the image `{name}` is not to be had here: {error}; `chasi pull {name}` fetches it"
+            )
+        });
+        Ok(check::Request {
+            targets: self.targets()?,
+            cluster,
+            visitor: visitor(shell)?,
+            image,
+            phase,
+            selection,
+        })
+    }
+
     /// A request to bring the cluster to what was asked for.
-    pub fn request(&self, shell: &Shell, dry_run: bool) -> Result<Request> {
+    pub fn request(&self, shell: &Shell, dry_run: bool, selection: Selection) -> Result<Request> {
         let store = store::open()?;
         let index = self.image(&store)?;
         Ok(Request {
@@ -253,6 +290,7 @@ impl Chosen {
             index,
             visitor: visitor(shell)?,
             dry_run,
+            selection,
         })
     }
 }

@@ -9,6 +9,7 @@
 mod agent;
 mod boot;
 mod build;
+mod check;
 mod cluster;
 mod completion;
 mod config;
@@ -78,6 +79,7 @@ enum Command {
     Fsck(fsck::Args),
     Prune(prune::Args),
     Schema(schema::Args),
+    Check(check::Args),
     Run(run::Args),
     Status(status::Args),
     Kubeconfig(kubeconfig::Args),
@@ -97,7 +99,7 @@ impl Command {
     /// installs would soon be swept away. A service's is the journal.
     fn keeps_log(&self) -> bool {
         match self {
-            Command::Status(_) | Command::Kubeconfig(_) => false,
+            Command::Check(_) | Command::Status(_) | Command::Kubeconfig(_) => false,
             Command::Run(args) => !args.only_looks(),
             Command::Delete(args) => !args.only_looks(),
             _ => !self.is_service(),
@@ -146,6 +148,7 @@ fn run(command: Command, shell: &Shell) -> Result<()> {
         Command::Fsck(args) => args.run(shell),
         Command::Prune(args) => args.run(shell),
         Command::Schema(args) => args.run(shell),
+        Command::Check(args) => args.run(shell),
         Command::Run(args) => args.run(shell),
         Command::Status(args) => args.run(shell),
         Command::Kubeconfig(args) => args.run(shell),

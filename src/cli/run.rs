@@ -11,10 +11,11 @@ use super::consent::Consent;
 use super::message::{Style, wrapped};
 use super::reporter::{Phase, duration};
 use super::table::Table;
+use crate::cluster::check::{Finding, Outcome, Selection};
 use crate::cluster::plan::{Plan, Stage};
 use crate::cluster::run::{self, Report};
 use crate::error::{Error, Kind, Result};
-use crate::event::Event;
+use crate::event::{Context, Event};
 
 /// How wide a plan is at most: the usual terminal, also where it is read later.
 const COLUMNS: usize = 80;
@@ -34,6 +35,10 @@ pub struct Args {
     file: Option<PathBuf>,
     #[command(flatten)]
     hosts: super::cluster::HostArgs,
+    /// What these checks find does not hinder the run: ids of `docs/checks.md`, or
+    /// names of areas, with commas.
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    ignore: Vec<String>,
     #[command(flatten)]
     consent: Consent,
 }
@@ -57,13 +62,14 @@ impl Args {
                 .hint("`chasi run -f Clusterfile`, or `chasi run IMAGE --masters ADDRESSES`"));
             }
         };
-        let request = chosen.request(shell, self.consent.dry_run)?;
+        let selection = Selection::new(&[], &self.ignore)?;
+        let request = chosen.request(shell, self.consent.dry_run, selection)?;
         let hosts = chosen.clusterfile.cluster.hosts.iter().count();
         shell.block_on(async {
             let context = shell.context();
             let prepared = run::prepare(context, request).await?;
             for finding in &prepared.findings {
-                context.warn(finding.to_string());
+                tell(context, finding);
             }
             if self.consent.dry_run {
                 let plan = prepared.plan.clone();
@@ -93,6 +99,17 @@ impl Args {
         self.consent
             .print(shell, &summary, || summary.to_string())?;
         super::cluster::not_done(&report.left_out)
+    }
+}
+
+/// Tells what the checks found and that does not hinder the run. What could not be
+/// looked at, and would only have been a warning, is for the log.
+fn tell(context: &Context, finding: &Finding) {
+    let text = finding.to_string();
+    match (&finding.outcome, finding.ignored) {
+        (_, true) => context.warn(format!("ignored: {text}")),
+        (Outcome::Wrong { .. }, false) => context.warn(text),
+        _ => context.emit(Event::Detail { host: None, text }),
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use self::address::node_addresses;
+pub(super) use self::address::node_addresses;
 use self::content::{context, files, hosts_block};
 use crate::digest::Digest;
 use crate::distro::kubeadm::{self, config};
@@ -65,8 +65,6 @@ pub struct DesiredHost {
     pub taints: Vec<Taint>,
     /// Whether its etcd is added to a cluster that exists.
     pub joins_etcd: bool,
-    /// Compressed size of the whole image in bytes.
-    pub image_size: u64,
     /// Settings that are no files.
     pub settings: crate::host::setting::Settings,
 }
@@ -441,7 +439,6 @@ fn host(
         labels: labels(known.host),
         taints: node.taints.clone(),
         joins_etcd: etcd.is_some_and(|etcd| etcd.state == EtcdState::Existing),
-        image_size: image.size(),
         settings: settings(cluster, known.host),
         node: node.clone(),
     })

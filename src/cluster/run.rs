@@ -10,7 +10,7 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::apply::{Outcome, Run};
-use super::checks::{self, Finding};
+use super::check::{self, Finding, Selection};
 use super::connect::{self, LeftOut, Visitor, connect, farewell};
 use super::desired::{Desired, Known, desired};
 use super::evidence;
@@ -43,6 +43,8 @@ pub struct Request {
     pub visitor: Visitor,
     /// Whether only to look.
     pub dry_run: bool,
+    /// Which checks do not count.
+    pub selection: Selection,
 }
 
 /// Everything that is known before the first change.
@@ -113,6 +115,9 @@ async fn look(
     left_out: Vec<LeftOut>,
 ) -> Result<(Desired, Plan, Vec<Finding>)> {
     let reports = context.phase("facts", facts(clients)).await?;
+    let (cluster, selection) = (&request.cluster, &request.selection);
+    let checks = check::before_run(cluster, image, clients, &reports, selection);
+    let findings = context.phase("checks", checks).await?;
     let known: Vec<Known> = request
         .cluster
         .hosts
@@ -128,8 +133,6 @@ async fn look(
         })
         .collect();
     let desired = desired(&request.cluster, image, &known)?;
-    let findings = checks::check(&request.cluster, &desired, &reports);
-    let findings = checks::refuse(findings)?;
     let survey = survey(&desired, clients, reports, left_out, image).await?;
     let plan = plan(&desired, &survey);
     Ok((desired, plan, findings))

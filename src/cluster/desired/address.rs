@@ -8,7 +8,10 @@ use crate::spec;
 use crate::spec::cluster::NodeAddresses;
 
 /// The addresses that the Clusterfile means, the primary first.
-pub(super) fn node_addresses(host: &spec::cluster::Host, facts: &Facts) -> Result<Vec<IpAddr>> {
+pub(in crate::cluster) fn node_addresses(
+    host: &spec::cluster::Host,
+    facts: &Facts,
+) -> Result<Vec<IpAddr>> {
     let missing = |what: String, hint: &str| {
         Err(Error::new(Kind::Check, what)
             .on_host(host.name.to_string())

@@ -76,7 +76,7 @@ const PARAMETERS: [&str; 11] = [
 const FILES: [&str; 1] = ["/run/xtables.lock"];
 
 /// Interfaces that pod networks and kube-proxy make.
-const INTERFACES: [&str; 9] = [
+pub const INTERFACES: [&str; 9] = [
     "cni0",
     "cilium_host",
     "cilium_net",
@@ -90,7 +90,7 @@ const INTERFACES: [&str; 9] = [
 
 /// How the names of packet-filter chains begin that kube-proxy, kubelet, CNI
 /// plugins and pod networks make.
-const CHAINS: [&str; 6] = [
+pub const CHAINS: [&str; 6] = [
     "KUBE-",
     "FLANNEL-",
     "CNI-",

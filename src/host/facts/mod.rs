@@ -9,6 +9,7 @@ mod kernel;
 mod managed;
 mod network;
 mod process;
+mod proxy;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,8 +23,9 @@ use crate::error::Result;
 pub use disk::Disk;
 pub use kernel::{Cgroup, Feature, Security, Swap};
 pub use managed::{Managed, PartState};
-pub use network::{Interface, Listener, NameServers, Route};
+pub use network::{Address, Destination, HostsLine, Interface, Listener, NameServers, Route};
 pub use process::Process;
+pub use proxy::Proxy;
 
 /// What a host is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,12 +61,24 @@ pub struct Facts {
     pub interfaces: Vec<Interface>,
     /// Default routes, the preferred one first.
     pub default_routes: Vec<Route>,
+    /// Where other routes lead: at most 4096 of them.
+    pub destinations: Vec<Destination>,
     /// Who answers questions for names.
     pub name_servers: NameServers,
+    /// What `/etc/hosts` says beside what chasi put there; none when there is no such
+    /// file. At most 1024 lines.
+    pub hosts_file: Option<Vec<HostsLine>>,
+    /// Where programs are told to go through a proxy.
+    pub proxies: Vec<Proxy>,
+    /// Programs that manage the host's packet filter and are in use.
+    pub firewalls: Vec<String>,
     /// File systems, by the paths that matter.
     pub disks: BTreeMap<String, Disk>,
     /// TCP ports that someone listens on.
     pub listeners: Vec<Listener>,
+    /// UDP ports that someone has open for anybody. Those of the kernel itself, such
+    /// as VXLAN's, are not among them.
+    pub udp_listeners: Vec<Listener>,
     /// The host's clock when facts were gathered, in nanoseconds since 1970.
     pub clock: i64,
     /// The program that keeps the clock right.
@@ -160,6 +174,8 @@ impl Facts {
             .text("/proc/sys/kernel/osrelease")
             .unwrap_or_default();
         let container = kernel::container(&source);
+        let (default_routes, destinations) = network::routes(&source);
+        let (listeners, udp_listeners) = network::listeners(&source);
         Ok(Facts {
             hostname: source.text("/proc/sys/kernel/hostname").unwrap_or_default(),
             machine_id: source.text("/etc/machine-id").filter(|id| !id.is_empty()),
@@ -173,10 +189,15 @@ impl Facts {
             swap: kernel::swap(&source),
             security: kernel::security(&source),
             interfaces: network::interfaces(&source),
-            default_routes: network::default_routes(&source),
+            default_routes,
+            destinations,
             name_servers: network::name_servers(&source),
+            hosts_file: network::hosts_file(&source),
+            proxies: proxy::proxies(&source),
+            firewalls: process::firewalls(&source),
             disks: disk::disks(&source),
-            listeners: network::listeners(&source),
+            listeners,
+            udp_listeners,
             clock: jiff::Timestamp::now()
                 .as_nanosecond()
                 .try_into()

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::{Process, Source, process};
+use crate::host::switch::block;
 
 /// A network interface.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -44,6 +45,17 @@ pub struct Route {
     pub metric: u32,
 }
 
+/// A route that is not the default one.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Destination {
+    /// By which interface.
+    pub interface: String,
+    /// The network's first address.
+    pub network: IpAddr,
+    /// The length of its prefix, in bits.
+    pub prefix: u8,
+}
+
 /// Who answers questions for names.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct NameServers {
@@ -51,6 +63,18 @@ pub struct NameServers {
     pub servers: Vec<IpAddr>,
     /// The file that has them.
     pub file: Option<String>,
+    /// Whether `/etc/resolv.conf` names a server on loopback, such as that of
+    /// systemd-resolved.
+    pub stub: bool,
+}
+
+/// What `/etc/hosts` says of a name.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct HostsLine {
+    /// The address.
+    pub address: IpAddr,
+    /// Its names.
+    pub names: Vec<String>,
 }
 
 /// Someone who listens on a TCP port.
@@ -121,17 +145,36 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-pub(super) fn default_routes(source: &Source) -> Vec<Route> {
+/// How many routes are told at most; a host with a full table of the internet has
+/// more, and none of them decides anything here.
+const MOST_ROUTES: usize = 4096;
+
+/// The default routes, the preferred one first, and where else routes lead.
+pub(super) fn routes(source: &Source) -> (Vec<Route>, Vec<Destination>) {
     let ipv4 = source.text("/proc/net/route").unwrap_or_default();
     let ipv6 = source.text("/proc/net/ipv6_route").unwrap_or_default();
-    let mut routes: Vec<_> = ipv4
+    let (mut defaults, mut others) = (Vec::new(), Vec::new());
+    let all = ipv4
         .lines()
         .skip(1)
         .filter_map(route4)
-        .chain(ipv6.lines().filter_map(route6))
-        .collect();
-    routes.sort_by_key(|route| (route.ipv6, route.metric));
-    routes
+        .chain(ipv6.lines().filter_map(route6));
+    for (network, prefix, route) in all {
+        match (prefix, network) {
+            (0, _) => defaults.push(route),
+            // Link-local and multicast routes are on every interface.
+            (_, IpAddr::V6(network))
+                if network.is_unicast_link_local() || network.is_multicast() => {}
+            _ if others.len() == MOST_ROUTES => {}
+            (prefix, network) => others.push(Destination {
+                interface: route.interface,
+                network,
+                prefix,
+            }),
+        }
+    }
+    defaults.sort_by_key(|route| (route.ipv6, route.metric));
+    (defaults, others)
 }
 
 /// RTF_UP (linux/route.h).
@@ -141,7 +184,7 @@ const REJECT: u32 = 0x200;
 
 /// Interface, destination, gateway, flags, two counters, metric, mask; addresses as
 /// the machine's own 32-bit numbers in hex.
-fn route4(line: &str) -> Option<Route> {
+fn route4(line: &str) -> Option<(IpAddr, u8, Route)> {
     let words: Vec<_> = line.split_whitespace().collect();
     let [
         interface,
@@ -159,21 +202,24 @@ fn route4(line: &str) -> Option<Route> {
     };
     let hex = |word: &str| u32::from_str_radix(word, 16).ok();
     let flags = hex(flags)?;
-    if hex(destination)? != 0 || hex(mask)? != 0 || flags & UP == 0 || flags & REJECT != 0 {
+    if flags & UP == 0 || flags & REJECT != 0 {
         return None;
     }
     let gateway = Ipv4Addr::from(hex(gateway)?.to_ne_bytes());
-    Some(Route {
+    let route = Route {
         interface: (*interface).to_owned(),
         gateway: (!gateway.is_unspecified()).then_some(gateway.into()),
         ipv6: false,
         metric: metric.parse().ok()?,
-    })
+    };
+    let network = Ipv4Addr::from(hex(destination)?.to_ne_bytes());
+    let prefix = hex(mask)?.count_ones().try_into().ok()?;
+    Some((network.into(), prefix, route))
 }
 
 /// Destination, its prefix, source, its prefix, gateway, metric, two counters,
 /// flags, interface; all in hex, addresses byte by byte.
-fn route6(line: &str) -> Option<Route> {
+fn route6(line: &str) -> Option<(IpAddr, u8, Route)> {
     let words: Vec<_> = line.split_whitespace().collect();
     let [
         destination,
@@ -191,20 +237,23 @@ fn route6(line: &str) -> Option<Route> {
         return None;
     };
     let flags = u32::from_str_radix(flags, 16).ok()?;
-    let is_default = u128::from_str_radix(destination, 16).ok()? == 0 && *prefix == "00";
-    if !is_default || flags & UP == 0 || flags & REJECT != 0 || *interface == "lo" {
+    if flags & UP == 0 || flags & REJECT != 0 || *interface == "lo" {
         return None;
     }
-    let gateway = Ipv6Addr::from(u128::from_str_radix(gateway, 16).ok()?);
-    Some(Route {
+    let address = |word: &str| Some(Ipv6Addr::from(u128::from_str_radix(word, 16).ok()?));
+    let gateway = address(gateway)?;
+    let route = Route {
         interface: (*interface).to_owned(),
         gateway: (!gateway.is_unspecified()).then_some(gateway.into()),
         ipv6: true,
         metric: u32::from_str_radix(metric, 16).ok()?,
-    })
+    };
+    let prefix = u8::from_str_radix(prefix, 16).ok()?;
+    Some((address(destination)?.into(), prefix, route))
 }
 
 pub(super) fn name_servers(source: &Source) -> NameServers {
+    let mut found = NameServers::default();
     // Behind systemd-resolved's address on loopback are the real ones.
     for file in ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"] {
         let text = source.text(file).unwrap_or_default();
@@ -216,31 +265,67 @@ pub(super) fn name_servers(source: &Source) -> NameServers {
                 .and(words.next())?;
             address.split('%').next()?.parse::<IpAddr>().ok()
         };
-        let servers: Vec<_> = text
+        let (stubs, servers): (Vec<_>, Vec<_>) = text
             .lines()
             .filter_map(server)
-            .filter(|address| !address.is_loopback())
-            .collect();
+            .partition(|address| address.is_loopback());
+        found.stub |= !stubs.is_empty();
         if !servers.is_empty() {
-            return NameServers {
-                servers,
-                file: Some(file.to_owned()),
-            };
+            found.servers = servers;
+            found.file = Some(file.to_owned());
+            break;
         }
     }
-    NameServers::default()
+    found
 }
 
-pub(super) fn listeners(source: &Source) -> Vec<Listener> {
+/// How many lines of `/etc/hosts` are told at most.
+const MOST_HOSTS_LINES: usize = 1024;
+
+/// What `/etc/hosts` says, without the block that chasi keeps there.
+pub(super) fn hosts_file(source: &Source) -> Option<Vec<HostsLine>> {
+    let text = source.text("/etc/hosts")?;
+    let text = block::without(&text).unwrap_or_default();
+    let line = |line: &str| {
+        let mut words = line.split('#').next()?.split_whitespace();
+        Some(HostsLine {
+            address: words.next()?.split('%').next()?.parse().ok()?,
+            names: words.map(str::to_owned).collect(),
+        })
+    };
+    Some(
+        text.lines()
+            .filter_map(line)
+            .take(MOST_HOSTS_LINES)
+            .collect(),
+    )
+}
+
+/// Who listens on TCP ports, and who has UDP ports open for anybody.
+pub(super) fn listeners(source: &Source) -> (Vec<Listener>, Vec<Listener>) {
     let owners: HashMap<u64, Process> = process::sockets(source);
-    let mut listeners: Vec<_> = ["/proc/net/tcp", "/proc/net/tcp6"]
+    let tcp = ["/proc/net/tcp", "/proc/net/tcp6"];
+    let udp = ["/proc/net/udp", "/proc/net/udp6"];
+    (
+        sockets(source, &tcp, LISTEN, &owners),
+        sockets(source, &udp, UNCONNECTED, &owners),
+    )
+}
+
+fn sockets(
+    source: &Source,
+    files: &[&str],
+    state: &str,
+    owners: &HashMap<u64, Process>,
+) -> Vec<Listener> {
+    let mut listeners: Vec<_> = files
         .iter()
         .flat_map(|file| {
             source
                 .bytes(file)
                 .unwrap_or_default()
                 .lines()
-                .filter_map(listening)
+                .filter_map(|line| listening(line, state))
                 .collect::<Vec<_>>()
         })
         .map(|(address, port, socket)| Listener {
@@ -255,12 +340,14 @@ pub(super) fn listeners(source: &Source) -> Vec<Listener> {
 
 /// TCP_LISTEN (net/tcp_states.h).
 const LISTEN: &str = "0A";
+/// TCP_CLOSE, which the kernel says of a UDP socket without another end.
+const UNCONNECTED: &str = "07";
 
 /// Number, local address, remote address, state, four words, the socket's number;
 /// an address is 32-bit numbers of the machine's own in hex, and `:PORT`.
-fn listening(line: &str) -> Option<(IpAddr, u16, u64)> {
+fn listening(line: &str, state: &str) -> Option<(IpAddr, u16, u64)> {
     let words: Vec<_> = line.split_whitespace().collect();
-    if words.get(3) != Some(&LISTEN) {
+    if words.get(3) != Some(&state) {
         return None;
     }
     let (address, port) = words.get(1)?.split_once(':')?;

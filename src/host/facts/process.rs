@@ -48,6 +48,20 @@ pub(super) fn of_kubernetes(source: &Source) -> Vec<Process> {
     found
 }
 
+/// Programs that manage the packet filter and are in use: firewalld as a process, ufw
+/// by its own switch.
+pub(super) fn firewalls(source: &Source) -> Vec<String> {
+    let mut found = Vec::new();
+    if all(source).any(|process| process.name == "firewalld") {
+        found.push("firewalld".to_owned());
+    }
+    let ufw = source.text("/etc/ufw/ufw.conf").unwrap_or_default();
+    if ufw.lines().any(|line| line.trim() == "ENABLED=yes") {
+        found.push("ufw".to_owned());
+    }
+    found
+}
+
 /// Which process has which socket, by the sockets' numbers.
 pub(super) fn sockets(source: &Source) -> HashMap<u64, Process> {
     let mut sockets = HashMap::new();

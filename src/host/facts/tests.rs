@@ -170,6 +170,13 @@ fn routes_are_read_and_those_that_lead_nowhere_are_not() {
             ("eth0", "fd00::1".into(), 1024)
         ]
     );
+    let network = ("192.168.1.0".parse::<IpAddr>().unwrap(), 24);
+    let others: Vec<_> = facts
+        .destinations
+        .iter()
+        .map(|route| (route.network, route.prefix))
+        .collect();
+    assert_eq!(others, [network]);
 }
 
 #[test]
@@ -191,7 +198,34 @@ fn name_servers_on_loopback_are_passed_over() {
         ["10.0.0.2".parse::<IpAddr>().unwrap()]
     );
     let (_directory, facts) = host(&[stub]);
-    assert_eq!(facts.name_servers, NameServers::default());
+    let nothing_but_a_stub = NameServers {
+        stub: true,
+        ..NameServers::default()
+    };
+    assert_eq!(facts.name_servers, nothing_but_a_stub);
+}
+
+#[test]
+fn the_hosts_file_is_read_without_what_chasi_put_there() {
+    let text =
+        "127.0.0.1 localhost # us\n# BEGIN chasi\n10.0.0.1 m1\n# END chasi\nfe80::1%eth0 r\n";
+    let (_directory, facts) = host(&[("etc/hosts", text)]);
+    let lines = facts.hosts_file.unwrap();
+    let names: Vec<&str> = lines
+        .iter()
+        .flat_map(|line| &line.names)
+        .map(String::as_str)
+        .collect();
+    assert_eq!(names, ["localhost", "r"]);
+}
+
+#[test]
+fn firewall_services_are_found() {
+    let (_directory, facts) = host(&[
+        ("proc/42/comm", "firewalld\n"),
+        ("etc/ufw/ufw.conf", "# x\nENABLED=yes\n"),
+    ]);
+    assert_eq!(facts.firewalls, ["firewalld", "ufw"]);
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub(super) fn with(text: Option<&str>, content: &str) -> String {
 }
 
 /// The text without its block; none if the file was there for the block only.
-pub(super) fn without(text: &str) -> Option<String> {
+pub(in crate::host) fn without(text: &str) -> Option<String> {
     let Some(found) = find(text) else {
         return Some(text.to_owned());
     };

@@ -20,7 +20,7 @@
 //! generation. Any other content is a user's, is kept, and is told. A file that
 //! is missing is written again.
 
-mod block;
+pub(super) mod block;
 mod change;
 mod found;
 mod originals;

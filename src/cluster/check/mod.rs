@@ -1,0 +1,309 @@
+//! What must hold before anything is touched, and what is damaged: checks of
+//! hosts, of what lies between them, and of the cluster.
+//!
+//! A check is an entry of a registry ([`all`]): a stable id, a severity, when it is
+//! asked for, and a judgement. What is judged was gathered before, from all hosts at
+//! once, and is a value: no judgement asks a host. "Could not look" is an outcome of
+//! its own and never counts as passed. Nothing here changes a host.
+
+mod access;
+mod gather;
+mod identity;
+mod network;
+mod outcome;
+mod registry;
+mod residue;
+mod resources;
+mod site;
+mod system;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use self::gather::Clients;
+use self::outcome::unknown;
+use self::registry::Judge;
+use self::site::{Closed, Site};
+use super::connect::{Visitor, connect, farewell};
+use crate::agent::Client;
+use crate::agent::calls::host::HostReport;
+use crate::error::{Error, Kind, Result};
+use crate::event::Context;
+use crate::oci::ClusterImage;
+use crate::remote::Target;
+use crate::spec;
+
+pub use outcome::{Finding, Outcome, Place, Severity};
+pub use registry::{Check, Phase, Selection, all, page};
+
+/// What to check, where, as whom.
+pub struct Request {
+    /// What was asked for.
+    pub cluster: spec::Cluster,
+    /// How to get into each host.
+    pub targets: Vec<Target>,
+    /// In whose name.
+    pub visitor: Visitor,
+    /// The cluster image, or why it cannot be looked at.
+    pub image: std::result::Result<ClusterImage, String>,
+    /// When.
+    pub phase: Phase,
+    /// Which checks, and which do not count.
+    pub selection: Selection,
+}
+
+/// What the checks said.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The cluster's name.
+    pub cluster: String,
+    /// When.
+    pub phase: Phase,
+    /// Everything that was looked at; what is wrong first.
+    pub findings: Vec<Finding>,
+    /// How many of each state.
+    pub counts: Counts,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+}
+
+/// How many findings are of each state.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Counts {
+    /// Wrong, of severity error.
+    pub errors: usize,
+    /// Wrong, of severity warning.
+    pub warnings: usize,
+    /// Could not be looked at.
+    pub unknown: usize,
+    /// As it should be.
+    pub passed: usize,
+    /// Nothing to look at.
+    pub not_applicable: usize,
+    /// Wrong or unknown, and ignored; not among the others.
+    pub ignored: usize,
+}
+
+impl Counts {
+    fn of(findings: &[Finding]) -> Self {
+        let mut counts = Counts::default();
+        for finding in findings {
+            let count = match (&finding.outcome, finding.severity) {
+                (outcome, _) if outcome.is_trouble() && finding.ignored => &mut counts.ignored,
+                (Outcome::Wrong { .. }, Severity::Error) => &mut counts.errors,
+                (Outcome::Wrong { .. }, Severity::Warning) => &mut counts.warnings,
+                (Outcome::Unknown { .. }, _) => &mut counts.unknown,
+                (Outcome::Passed { .. }, _) => &mut counts.passed,
+                (Outcome::NotApplicable { .. }, _) => &mut counts.not_applicable,
+            };
+            *count += 1;
+        }
+        counts
+    }
+}
+
+impl Report {
+    /// Fails when a check of severity error is wrong or could not look.
+    pub fn verdict(&self) -> Result<()> {
+        let refusing = || self.findings.iter().filter(|finding| finding.refuses());
+        let wrong = refusing()
+            .filter(|finding| matches!(finding.outcome, Outcome::Wrong { .. }))
+            .count();
+        let unseen = refusing().count() - wrong;
+        let message = match (wrong, unseen) {
+            (0, 0) => return Ok(()),
+            (wrong, 0) => format!("{} is wrong", things(wrong)),
+            (0, unseen) => format!("{} could not be looked at", things(unseen)),
+            (wrong, unseen) => format!(
+                "{} is wrong, and {} could not be looked at",
+                things(wrong),
+                things(unseen)
+            ),
+        };
+        Err(Error::new(Kind::Check, message)
+            .hint("mend it and check again; or `--ignore ID` what you take the risk of"))
+    }
+}
+
+fn things(count: usize) -> String {
+    match count {
+        1 => "1 thing".to_owned(),
+        count => format!("{count} things"),
+    }
+}
+
+/// Looks at all hosts. Fails only when nothing could be looked at for a reason of the
+/// controller's own; what the checks found is in the report.
+pub async fn check(context: &Context, request: &Request) -> Result<Report> {
+    let begin = Instant::now();
+    let checks = request.selection.of(request.phase);
+    let options = request.visitor.looking();
+    let entering = connect(context, &request.targets, &options);
+    let entered = context.phase("connect", entering).await;
+    let mut clients = BTreeMap::new();
+    let mut interrupted = None;
+    for (name, client) in entered {
+        let client = match client {
+            Err(error) if error.kind() == Kind::Interrupted => {
+                interrupted = Some(error);
+                continue;
+            }
+            client => client.map_err(|error| Closed::because(&error)),
+        };
+        clients.insert(name, client);
+    }
+    let findings = match interrupted {
+        Some(error) => Err(error),
+        None => {
+            let looking = look(request, &clients, &checks);
+            context.phase("checks", looking).await
+        }
+    };
+    farewell(clients.into_values().filter_map(std::result::Result::ok)).await;
+    Ok(report(request, findings?, begin.elapsed()))
+}
+
+async fn look(
+    request: &Request,
+    clients: &Clients,
+    checks: &[&'static Check],
+) -> Result<Vec<Finding>> {
+    let reports = gather::reports(clients).await;
+    let image = request.image.as_ref().map_err(Clone::clone);
+    let site = gather::site(&request.cluster, image, reports, clients, checks).await?;
+    Ok(judge(&site, checks, &request.selection))
+}
+
+fn report(request: &Request, findings: Vec<Finding>, elapsed: Duration) -> Report {
+    Report {
+        cluster: request.cluster.name.to_string(),
+        phase: request.phase,
+        counts: Counts::of(&findings),
+        findings,
+        seconds: elapsed.as_secs_f64(),
+    }
+}
+
+/// What all these checks say of a site, what is wrong first.
+fn judge(site: &Site, checks: &[&'static Check], selection: &Selection) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = Vec::new();
+    for check in checks {
+        findings.extend(
+            judge_one(site, check)
+                .into_iter()
+                .map(|(place, outcome)| Finding {
+                    check: check.id,
+                    severity: check.severity,
+                    ignored: selection.ignores(check),
+                    place,
+                    outcome,
+                }),
+        );
+    }
+    findings.sort_by_key(rank);
+    findings
+}
+
+/// Errors, what could not be seen of them, warnings, and then the rest.
+fn rank(finding: &Finding) -> u8 {
+    match (&finding.outcome, finding.severity, finding.ignored) {
+        (Outcome::Wrong { .. }, Severity::Error, false) => 0,
+        (Outcome::Unknown { .. }, Severity::Error, false) => 1,
+        (Outcome::Wrong { .. }, _, false) => 2,
+        (Outcome::Unknown { .. }, _, false) => 3,
+        (Outcome::Wrong { .. } | Outcome::Unknown { .. }, _, true) => 4,
+        (Outcome::Passed { .. }, ..) => 5,
+        (Outcome::NotApplicable { .. }, ..) => 6,
+    }
+}
+
+fn judge_one(site: &Site, check: &Check) -> Vec<(Place, Outcome)> {
+    let judge = match check.judge {
+        Judge::Site(judge) => return judge(site),
+        Judge::Host(judge) => judge,
+    };
+    site.hosts
+        .iter()
+        .map(|host| {
+            let place = Place::host(host.host.name.as_str());
+            let outcome = match &host.report {
+                Err(_) => unknown("the host cannot be entered"),
+                Ok(report) => judge(&site::Subject {
+                    site,
+                    host: host.host,
+                    report,
+                }),
+            };
+            (place, outcome)
+        })
+        .collect()
+}
+
+/// What to look at before hosts are changed: those that were entered, whose reports
+/// are there already.
+pub(super) async fn before_run(
+    cluster: &spec::Cluster,
+    image: &ClusterImage,
+    clients: &BTreeMap<String, Client>,
+    reports: &BTreeMap<String, HostReport>,
+    selection: &Selection,
+) -> Result<Vec<Finding>> {
+    let checks = selection.of(Phase::Pre);
+    let clients = clients
+        .iter()
+        .map(|(name, client)| (name.clone(), Ok(client.clone())))
+        .collect();
+    let reports = reports
+        .iter()
+        .map(|(name, report)| (name.clone(), Ok(report.clone())))
+        .collect();
+    let site = gather::site(cluster, Ok(image), reports, &clients, &checks).await?;
+    refuse(judge(&site, &checks, selection))
+}
+
+/// Ends the run when a check found an error, or could not look; gives back what is
+/// worth telling.
+fn refuse(mut findings: Vec<Finding>) -> Result<Vec<Finding>> {
+    let errors: Vec<&Finding> = findings
+        .iter()
+        .filter(|finding| finding.refuses())
+        .collect();
+    let Some(first) = errors.first() else {
+        findings.retain(|finding| finding.outcome.is_trouble());
+        return Ok(findings);
+    };
+    let mut error = match (errors.len(), &first.place, &first.outcome) {
+        (1, Place::Host { host }, Outcome::Wrong { seen, expected, .. }) => {
+            Error::new(Kind::Check, format!("{seen} [{}]", first.check))
+                .on_host(host.clone())
+                .because(format!("expected: {expected}"))
+        }
+        (1, ..) => Error::new(Kind::Check, first.to_string()),
+        _ => Error::new(Kind::Check, format!("{} checks failed", errors.len())).because(
+            errors
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("\n"),
+        ),
+    };
+    let mut hints: Vec<String> = Vec::new();
+    for finding in errors {
+        let hint = match &finding.outcome {
+            Outcome::Wrong { hint, .. } => hint.clone(),
+            _ => format!("to take the risk: `--ignore {}`", finding.check),
+        };
+        if !hints.contains(&hint) {
+            hints.push(hint);
+        }
+    }
+    for hint in hints {
+        error = error.hint(hint);
+    }
+    Err(error.hint("nothing has been changed on any host"))
+}
+
+#[cfg(test)]
+mod tests;

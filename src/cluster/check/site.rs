@@ -1,0 +1,140 @@
+//! What the checks look at: everything that was gathered, as a value. Judging it
+//! needs no host.
+
+use crate::agent::calls::host::HostReport;
+use crate::error::{Error, Kind};
+use crate::host::facts::{Facts, Known};
+use crate::oci::ClusterImage;
+use crate::spec;
+
+/// A cluster's hosts, what lies between them, and what they are to become.
+pub(super) struct Site<'a> {
+    /// What was asked for.
+    pub cluster: &'a spec::Cluster,
+    /// The cluster image.
+    pub image: Known<&'a ClusterImage>,
+    /// The hosts, in the Clusterfile's order.
+    pub hosts: Vec<SiteHost<'a>>,
+}
+
+/// A host, and what is known of it.
+pub(super) struct SiteHost<'a> {
+    /// What was asked for.
+    pub host: &'a spec::cluster::Host,
+    /// What it says of itself, or why it could not be entered.
+    pub report: std::result::Result<HostReport, Closed>,
+}
+
+/// Why a host could not be entered.
+#[derive(Clone, Debug)]
+pub(super) struct Closed {
+    /// How far the attempt came.
+    pub stage: Stage,
+    /// What went wrong, in one line.
+    pub reason: String,
+    /// What to do.
+    pub hint: String,
+}
+
+/// What entering a host takes, in order.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Stage {
+    /// Reaching its SSH server, and logging in.
+    Ssh,
+    /// Having the key that was expected.
+    HostKey,
+    /// Becoming root.
+    Sudo,
+    /// Starting the agent.
+    Agent,
+}
+
+impl Closed {
+    /// From what `agent::connect` says.
+    pub fn because(error: &Error) -> Self {
+        let causes: Vec<String> = error.causes().map(ToString::to_string).collect();
+        let message = error.to_string();
+        let reason = std::iter::once(message.as_str())
+            .chain(causes.iter().map(String::as_str))
+            .filter_map(|text| text.lines().next())
+            .collect::<Vec<_>>()
+            .join(": ");
+        let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+        let stage = match error.kind() {
+            Kind::Check if says(&["host key", "HOST KEY"]) => Stage::HostKey,
+            Kind::Check | Kind::Failed if says(&["sudo", "is not root"]) => Stage::Sudo,
+            Kind::Check if says(&["does not let"]) => Stage::Ssh,
+            Kind::Unreachable | Kind::Input | Kind::Usage => Stage::Ssh,
+            _ => Stage::Agent,
+        };
+        let hint = error.hints().first().cloned();
+        Closed {
+            stage,
+            reason,
+            hint: hint.unwrap_or_else(|| "`ssh -v` to the host shows how far it gets".to_owned()),
+        }
+    }
+}
+
+/// One host that could be entered, as a check sees it.
+pub(super) struct Subject<'a> {
+    pub site: &'a Site<'a>,
+    pub host: &'a spec::cluster::Host,
+    pub report: &'a HostReport,
+}
+
+impl Subject<'_> {
+    pub fn name(&self) -> &str {
+        self.host.name.as_str()
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.report.facts
+    }
+
+    /// Whether chasi manages this host already; then what a cluster leaves
+    /// behind is expected to be there.
+    pub fn managed(&self) -> bool {
+        !self.report.facts.managed.parts.is_empty()
+    }
+
+    pub fn control_plane(&self) -> bool {
+        self.host.roles.is_control_plane()
+    }
+
+    /// The first host before this one, in the Clusterfile's order, that it has
+    /// something in common with.
+    pub fn twin<T: PartialEq>(&self, of: impl Fn(&Facts) -> Option<T>) -> Option<&str> {
+        let own = of(self.facts())?;
+        self.site
+            .entered()
+            .take_while(|other| other.name() != self.name())
+            .find(|other| of(other.facts()).as_ref() == Some(&own))
+            .map(|other| other.host.name.as_str())
+    }
+}
+
+impl Site<'_> {
+    /// Whether the image brings a pod network that goes by VXLAN, as flannel's does
+    /// in chasi's catalogue.
+    pub fn has_vxlan(&self) -> bool {
+        match &self.image {
+            Known::Is(image) => image
+                .images
+                .iter()
+                .any(|image| image.reference.to_string().contains("flannel")),
+            Known::Unknown(_) => false,
+        }
+    }
+
+    /// The hosts that could be entered.
+    pub fn entered(&self) -> impl Iterator<Item = Subject<'_>> {
+        self.hosts.iter().filter_map(|host| {
+            Some(Subject {
+                site: self,
+                host: host.host,
+                report: host.report.as_ref().ok()?,
+            })
+        })
+    }
+}

@@ -1,0 +1,187 @@
+//! For each check: what makes it fail, and what makes it blind, on simulated hosts
+//! where all else is well.
+
+use super::super::site::Stage;
+use super::world::{World, destination, listener};
+use crate::distro::kubeadm::credential::Membership;
+use crate::host::facts::{Feature, HostsLine, Known, Proxy, Swap};
+
+/// Changes what is known.
+pub(super) type Change = fn(&mut World);
+
+/// A check, what makes it pass (mostly nothing), what it finds wrong, and what keeps
+/// it from looking.
+pub(super) struct Case {
+    pub id: &'static str,
+    pub pass: Change,
+    pub fail: Change,
+    pub blind: Option<Change>,
+}
+
+const fn case(id: &'static str, fail: Change) -> Case {
+    Case {
+        id,
+        pass: |_| (),
+        fail,
+        blind: None,
+    }
+}
+
+impl Case {
+    const fn blind(mut self, blind: Change) -> Case {
+        self.blind = Some(blind);
+        self
+    }
+
+    const fn after(mut self, pass: Change) -> Case {
+        self.pass = pass;
+        self
+    }
+}
+
+fn keep_names(world: &mut World) {
+    world.cluster.settings.set_hostname = false;
+}
+
+fn other_cluster(world: &mut World) {
+    world.report("w1").distro.member = Some(Membership {
+        cluster: "bar".into(),
+        node: "w1".into(),
+    });
+}
+
+pub(super) const CASES: &[Case] = &[
+    case("access.ssh", |w| w.close("w1", Stage::Ssh)),
+    case("access.host-key", |w| w.close("w1", Stage::HostKey)).blind(|w| w.close("w1", Stage::Ssh)),
+    case("access.sudo", |w| w.close("w1", Stage::Sudo)).blind(|w| w.close("w1", Stage::Ssh)),
+    case("access.agent", |w| w.close("w1", Stage::Agent)).blind(|w| w.close("w1", Stage::Sudo)),
+    case("identity.node", other_cluster).blind(|w| w.close("w1", Stage::Ssh)),
+    case("identity.hostname", |w| {
+        w.facts("w1").hostname = "m1".into()
+    })
+    .after(keep_names)
+    .blind(|w| w.facts("w1").hostname.clear()),
+    case("system.machine-id", |w| {
+        w.facts("w2").machine_id = Some("machine-1".into());
+    }),
+    case("identity.product-uuid", |w| {
+        w.facts("w2").product_uuid = Known::Is("uuid-1".into());
+    })
+    .blind(|w| w.facts("w2").product_uuid = Known::Unknown("no such file".into())),
+    case("identity.mac", |w| {
+        w.facts("w2").interfaces[0].mac = Some("52:54:00:00:00:01".into());
+    })
+    .blind(|w| w.facts("w2").interfaces.clear()),
+    case("system.os", |w| w.facts("w1").os.id = "minix".into())
+        .blind(|w| w.facts("w1").os.id.clear()),
+    case("system.init", |w| w.facts("w1").systemd = false),
+    case("system.cgroups", |w| {
+        w.facts("w1").cgroup.controllers.remove("memory");
+    }),
+    case("system.cgroup-version", |w| {
+        w.facts("w1").cgroup.version = 1
+    }),
+    case("system.swap", |w| {
+        let path = "/swap".into();
+        w.facts("w1").swap = vec![Swap { path, size: 1 }];
+    }),
+    case("system.noexec", |w| {
+        w.facts("w1")
+            .disks
+            .get_mut("/var/lib/chasi")
+            .unwrap()
+            .noexec = true;
+    })
+    .blind(|w| w.facts("w1").disks.clear()),
+    case("system.commands", |w| {
+        w.facts("w1").commands.remove("umount");
+    }),
+    case("system.security", |w| {
+        w.facts("w1").security.apparmor = true
+    }),
+    case("system.time-sync", |w| w.facts("w1").clock_keeper = None),
+    case("kernel.version", |w| {
+        w.facts("w1").kernel = "3.10.0-1160.el7".into()
+    })
+    .blind(|w| w.facts("w1").kernel.clear()),
+    case("kernel.overlay", |w| {
+        w.facts("w1")
+            .features
+            .insert("overlay".into(), Feature::Absent);
+    })
+    .blind(|w| {
+        w.facts("w1")
+            .features
+            .insert("overlay".into(), Feature::Unknown);
+    }),
+    case("kernel.modules", |w| {
+        w.facts("w1")
+            .features
+            .insert("vxlan".into(), Feature::Absent);
+    })
+    .blind(|w| w.facts("w1").features.clear()),
+    case("resources.cpu", |w| w.facts("m1").cpus = 1).blind(|w| w.facts("m1").cpus = 0),
+    case("resources.memory", |w| w.facts("m1").memory = 1 << 30)
+        .blind(|w| w.facts("w1").memory = 0),
+    case("resources.disk", |w| {
+        w.facts("w1").disks.get_mut("/var/lib/chasi").unwrap().free = 100 << 20;
+    })
+    .blind(|w| w.image = Err("the image is not here".into())),
+    case("network.node-address", |w| w.facts("w1").interfaces.clear()),
+    case("network.default-route", |w| {
+        w.facts("w1").default_routes.clear()
+    }),
+    case("network.ports", |w| {
+        w.facts("w1").listeners = vec![listener(10_250, "nginx")];
+    }),
+    case("network.overlap", |w| {
+        w.facts("w1").interfaces[0].addresses[0].ip = [10, 96, 3, 4].into();
+    }),
+    case("network.routes", |w| {
+        w.facts("w1")
+            .destinations
+            .push(destination("10.244.8.0", 24));
+    }),
+    case("network.node-cidr", |w| {
+        w.cluster.network.pod_cidrs = vec!["10.244.0.0/23".parse().unwrap()];
+    }),
+    case("network.resolver", |w| {
+        let servers = &mut w.facts("w1").name_servers;
+        servers.file = None;
+        servers.servers.clear();
+        servers.stub = true;
+    }),
+    case("network.hosts-file", |w| {
+        w.facts("w1").hosts_file.as_mut().unwrap().push(HostsLine {
+            address: [10, 9, 9, 9].into(),
+            names: vec!["m1".into()],
+        });
+    })
+    .blind(|w| w.facts("w1").hosts_file = None),
+    case("network.proxy", |w| {
+        w.facts("w1").proxies = vec![Proxy {
+            file: "/etc/environment".into(),
+            variable: "HTTPS_PROXY".into(),
+            except: "10.244.0.0/16".into(),
+        }];
+    }),
+    case("network.firewall", |w| {
+        w.facts("w1").firewalls = vec!["firewalld".into()];
+    }),
+    case("residue.etcd", |w| {
+        w.facts("m1").residue = vec!["/var/lib/etcd".into()];
+    }),
+    case("residue.kubernetes", |w| {
+        w.facts("m1").residue = vec!["/etc/kubernetes".into()];
+    }),
+    case("residue.runtime", |w| {
+        let process = listener(1, "dockerd").process;
+        w.facts("m1").processes.extend(process);
+    }),
+    case("residue.interfaces", |w| {
+        w.facts("m1").interfaces[0].name = "cni0".into();
+    }),
+];
+
+/// Checks that say the same of every host, whatever it is.
+pub(super) const CONSTANT: &[&str] = &[];

@@ -1,0 +1,227 @@
+//! Simulated hosts: everything that checks look at, as it is where all is well. A
+//! case changes what it is about.
+
+use std::collections::BTreeMap;
+
+use super::super::site::{Closed, Site, SiteHost, Stage};
+use crate::agent::calls::distro::HostDistroState;
+use crate::agent::calls::host::HostReport;
+use crate::digest::Digest;
+use crate::host::Root;
+use crate::host::facts::*;
+use crate::oci::image::{Layer, LayerKind, Rootfs};
+use crate::oci::{Blob, ClusterImage, ContainerImage, Platform};
+use crate::spec;
+use crate::spec::Clusterfile;
+
+/// What is known of three hosts: one control plane, two workers.
+pub(super) struct World {
+    pub cluster: spec::Cluster,
+    pub image: std::result::Result<ClusterImage, String>,
+    pub reports: BTreeMap<String, std::result::Result<HostReport, Closed>>,
+}
+
+const CLUSTERFILE: &str = "apiVersion: chasi.dev/v1
+kind: Cluster
+metadata: {name: shop}
+spec:
+  image: chasi/demo:1.34.4
+  hosts:
+  - {name: m1, address: 10.0.0.1, nodeIPs: [10.0.0.1], roles: [control-plane]}
+  - {name: w1, address: 10.0.0.2, nodeIPs: [10.0.0.2], roles: [worker]}
+  - {name: w2, address: 10.0.0.3, nodeIPs: [10.0.0.3], roles: [worker]}
+  network: {podCIDRs: [10.244.0.0/16], serviceCIDRs: [10.96.0.0/16]}
+";
+
+impl World {
+    /// Bare hosts on which an install works.
+    pub fn bare() -> World {
+        let cluster = Clusterfile::parse("Clusterfile", CLUSTERFILE, None)
+            .unwrap()
+            .cluster;
+        let reports = ["m1", "w1", "w2"]
+            .iter()
+            .zip(1..)
+            .map(|(name, number)| ((*name).to_owned(), Ok(report(name, number))))
+            .collect();
+        World {
+            cluster,
+            image: Ok(image()),
+            reports,
+        }
+    }
+
+    /// What a host says of itself.
+    pub fn report(&mut self, host: &str) -> &mut HostReport {
+        self.reports.get_mut(host).unwrap().as_mut().ok().unwrap()
+    }
+
+    /// What a host is.
+    pub fn facts(&mut self, host: &str) -> &mut Facts {
+        &mut self.report(host).facts
+    }
+
+    /// A host that cannot be entered.
+    pub fn close(&mut self, host: &str, stage: Stage) {
+        let closed = Closed {
+            stage,
+            reason: "it went wrong".into(),
+            hint: "mend it".into(),
+        };
+        self.reports.insert(host.into(), Err(closed));
+    }
+
+    /// As the checks see it.
+    pub fn site(&self) -> Site<'_> {
+        Site {
+            cluster: &self.cluster,
+            image: match &self.image {
+                Ok(image) => Known::Is(image),
+                Err(why) => Known::Unknown(why.clone()),
+            },
+            hosts: self
+                .cluster
+                .hosts
+                .iter()
+                .map(|host| SiteHost {
+                    host,
+                    report: self.reports[host.name.as_str()].clone(),
+                })
+                .collect(),
+        }
+    }
+}
+
+fn disk() -> Disk {
+    Disk {
+        device: 1,
+        size: 100 << 30,
+        free: 80 << 30,
+        free_files: Some(6_000_000),
+        read_only: false,
+        noexec: false,
+        files: Some(6_500_000),
+        kind: Some("ext4".into()),
+        tells_types: Some(true),
+    }
+}
+
+fn report(name: &str, number: u8) -> HostReport {
+    let nothing = tempfile::tempdir().unwrap();
+    let mut facts = Facts::gather(&Root::at(nothing.path()).unwrap()).unwrap();
+    facts.hostname = name.into();
+    facts.machine_id = Some(format!("machine-{number}"));
+    facts.product_uuid = Known::Is(format!("uuid-{number}"));
+    facts.architecture = "amd64".into();
+    facts.os = Os {
+        id: "debian".into(),
+        version: "12".into(),
+        name: "Debian GNU/Linux 12".into(),
+    };
+    facts.kernel = "6.1.0-18-amd64".into();
+    facts.cpus = 4;
+    facts.memory = 8 << 30;
+    facts.cgroup = Cgroup {
+        version: 2,
+        controllers: ["cpu", "cpuset", "memory", "pids"]
+            .map(str::to_owned)
+            .into(),
+    };
+    facts.systemd = true;
+    facts.interfaces = vec![Interface {
+        name: "eth0".into(),
+        up: true,
+        mtu: Some(1500),
+        mac: Some(format!("52:54:00:00:00:{number:02x}")),
+        addresses: vec![Address {
+            ip: [10, 0, 0, number].into(),
+            prefix: 24,
+        }],
+    }];
+    facts.default_routes = vec![Route {
+        interface: "eth0".into(),
+        gateway: Some([10, 0, 0, 254].into()),
+        ipv6: false,
+        metric: 100,
+    }];
+    facts.destinations = vec![destination("10.0.0.0", 24)];
+    facts.name_servers = NameServers {
+        servers: vec![[10, 0, 0, 53].into()],
+        file: Some("/etc/resolv.conf".into()),
+        stub: false,
+    };
+    facts.hosts_file = Some(vec![HostsLine {
+        address: [127, 0, 0, 1].into(),
+        names: vec!["localhost".into()],
+    }]);
+    facts.disks = [("/var/lib/chasi", disk()), ("/var/lib/etcd", disk())]
+        .map(|(path, disk)| (path.to_owned(), disk))
+        .into();
+    facts.clock_keeper = Some("chronyd".into());
+    facts.commands = ["modprobe", "mount", "systemctl", "systemd-run", "umount"]
+        .map(|name| (name.to_owned(), format!("/usr/bin/{name}")))
+        .into();
+    for feature in facts.features.values_mut() {
+        *feature = Feature::Present;
+    }
+    HostReport {
+        managed: false,
+        facts,
+        etcd: None,
+        stopped: Vec::new(),
+        api: None,
+        program_is_current: true,
+        distro: HostDistroState::default(),
+    }
+}
+
+pub(super) fn destination(network: &str, prefix: u8) -> Destination {
+    Destination {
+        interface: "eth0".into(),
+        network: network.parse().unwrap(),
+        prefix,
+    }
+}
+
+pub(super) fn listener(port: u16, name: &str) -> Listener {
+    Listener {
+        address: [0, 0, 0, 0].into(),
+        port,
+        process: Some(Process {
+            id: 42,
+            name: name.into(),
+        }),
+    }
+}
+
+fn image() -> ClusterImage {
+    let blob = |text: &str, size: u64| Blob {
+        size,
+        ..Blob::of("application/x", text.as_bytes())
+    };
+    let index = blob("index", 1000);
+    ClusterImage {
+        digest: index.digest,
+        index,
+        rootfs: vec![Rootfs {
+            platform: Platform::linux("amd64").unwrap(),
+            manifest: blob("manifest", 1000),
+            config: blob("config", 1000),
+            labels: [("dev.chasi.kubernetes.version", "1.34.4")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+            env: BTreeMap::new(),
+            layers: vec![Layer {
+                blob: blob("layer", 100 << 20),
+                diff_id: Digest::of("layer"),
+                kind: LayerKind::Kubernetes,
+            }],
+        }],
+        images: vec![ContainerImage {
+            reference: "ghcr.io/flannel-io/flannel:v0.28.4".parse().unwrap(),
+            manifest: blob("artifact", 1000),
+            root: blob("root", 1000),
+            blobs: vec![blob("root", 1000), blob("flannel", 100 << 20)],
+        }],
+    }
+}
