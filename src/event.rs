@@ -42,8 +42,8 @@ pub enum Event {
         host: Option<String>,
         /// The same text as in `StepStarted`.
         step: String,
-        /// Whether it succeeded.
-        ok: bool,
+        /// How.
+        how: Ended,
         /// How long it took.
         seconds: f64,
     },
@@ -96,6 +96,29 @@ pub enum Event {
         /// The text, possibly of many lines.
         text: String,
     },
+}
+
+/// How a step ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ended {
+    /// It succeeded.
+    Done,
+    /// It failed.
+    Failed,
+    /// It was stopped before its end.
+    Interrupted,
+}
+
+impl Ended {
+    /// How work with this result ended.
+    pub fn of<T>(result: &Result<T>) -> Self {
+        match result {
+            Ok(_) => Ended::Done,
+            Err(error) if error.kind() == Kind::Interrupted => Ended::Interrupted,
+            Err(_) => Ended::Failed,
+        }
+    }
 }
 
 impl Event {
@@ -202,7 +225,7 @@ impl Context {
         self.emit(Event::StepEnded {
             host,
             step,
-            ok: result.is_ok(),
+            how: Ended::of(&result),
             seconds: begin.elapsed().as_secs_f64(),
         });
         result
@@ -226,7 +249,7 @@ impl Context {
         self.emit(Event::StepEnded {
             host,
             step,
-            ok: result.is_ok(),
+            how: Ended::of(&result),
             seconds: begin.elapsed().as_secs_f64(),
         });
         result

@@ -14,7 +14,7 @@ use crate::agent::Client;
 use crate::agent::calls::distro::ClusterReport;
 use crate::distro::Role;
 use crate::error::{Error, Kind, Result};
-use crate::event::{Context, Event};
+use crate::event::{Context, Ended, Event};
 use crate::kube::{PodState, Trouble};
 
 /// How long all nodes and pods may take.
@@ -251,7 +251,7 @@ impl<'a> Watch<'a> {
             .cloned()
             .collect();
         for host in done {
-            self.end(host, true);
+            self.end(host, Ended::Done);
         }
         for host in hosts {
             if let std::collections::btree_map::Entry::Vacant(place) = self.steps.entry(host) {
@@ -264,12 +264,12 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn end(&mut self, host: Option<String>, ok: bool) {
+    fn end(&mut self, host: Option<String>, how: Ended) {
         if let Some(since) = self.steps.remove(&host) {
             self.context.emit(Event::StepEnded {
                 step: step(host.as_deref()),
                 host,
-                ok,
+                how,
                 seconds: since.elapsed().as_secs_f64(),
             });
         }
@@ -293,8 +293,12 @@ impl<'a> Watch<'a> {
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
+        let how = match self.context.cancel.is_cancelled() {
+            true => Ended::Interrupted,
+            false => Ended::Failed,
+        };
         while let Some((host, _)) = self.steps.first_key_value() {
-            self.end(host.clone(), false);
+            self.end(host.clone(), how);
         }
     }
 }
@@ -517,7 +521,15 @@ mod tests {
         watch.look(&waiting(pod(None, "x", None)), 2, Instant::now());
         drop(watch);
         let told = told.0.lock().unwrap();
-        let ended = |event: &&Event| matches!(event, Event::StepEnded { ok: false, .. });
+        let ended = |event: &&Event| {
+            matches!(
+                event,
+                Event::StepEnded {
+                    how: Ended::Failed,
+                    ..
+                }
+            )
+        };
         assert_eq!(told.iter().filter(ended).count(), 1);
     }
 

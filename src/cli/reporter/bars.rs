@@ -11,7 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::super::message::{Style, clean, wrapped};
 use super::{View, duration, lines, on_host};
 use crate::error::Error;
-use crate::event::Event;
+use crate::event::{Ended, Event};
 
 /// How many bars are shown at once: they fit the smallest usual terminal of 24
 /// lines and leave room for what is finished.
@@ -80,7 +80,7 @@ impl Bars {
         state.bars.insert(key, bar);
     }
 
-    fn end(&self, host: Option<&str>, step: &str, ok: bool, seconds: f64) {
+    fn end(&self, host: Option<&str>, step: &str, how: Ended, seconds: f64) {
         let mut state = self.lock();
         let key = Key {
             host: host.map(str::to_owned),
@@ -107,12 +107,12 @@ impl Bars {
         let in_phase = state.phase.is_some();
         drop(state);
         // In a phase of many steps on many hosts only what failed is worth a line.
-        if !ok || !in_phase {
+        if how != Ended::Done || !in_phase {
             let text = clean(&on_host(host, step));
-            let mark = if ok {
-                self.style.bold("+")
-            } else {
-                self.style.red("x")
+            let mark = match how {
+                Ended::Done => self.style.bold("+"),
+                Ended::Failed => self.style.red("x"),
+                Ended::Interrupted => self.style.yellow("-"),
             };
             self.above(&format!(
                 "{mark} {text} {}",
@@ -204,9 +204,9 @@ impl View for Bars {
             Event::StepEnded {
                 host,
                 step,
-                ok,
+                how,
                 seconds,
-            } => self.end(host.as_deref(), step, *ok, *seconds),
+            } => self.end(host.as_deref(), step, *how, *seconds),
             Event::Progress {
                 host,
                 item,

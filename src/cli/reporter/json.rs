@@ -152,7 +152,7 @@ mod tests {
             Event::StepEnded {
                 host: host.clone(),
                 step: "start kubelet".into(),
-                ok: true,
+                how: crate::event::Ended::Done,
                 seconds: 1.25,
             },
             Event::Note {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::super::message::{self, Style, clean};
 use super::{View, duration, on_host, to_stderr};
 use crate::error::Error;
-use crate::event::Event;
+use crate::event::{Ended, Event};
 
 /// After how long without a line it is said what is still going on. Many
 /// pipelines end a job that is silent for some minutes.
@@ -151,14 +151,14 @@ fn line(event: &Event, amount: Amount, style: Style) -> Option<String> {
         Event::StepEnded {
             host,
             step,
-            ok,
+            how,
             seconds,
         } => {
             let step = clean(&on_host(host.as_deref(), step));
-            let how = if *ok {
-                "done".to_owned()
-            } else {
-                style.red("failed")
+            let how = match how {
+                Ended::Done => "done".to_owned(),
+                Ended::Failed => style.red("failed"),
+                Ended::Interrupted => style.yellow("interrupted"),
             };
             return Some(format!("{step}: {how} ({})", duration(*seconds)));
         }
@@ -209,26 +209,31 @@ pub(super) fn failure(error: &Error, log: Option<&Path>, style: Style) -> String
 mod tests {
     use super::*;
 
-    fn ended(ok: bool) -> Event {
+    fn ended(how: Ended) -> Event {
         Event::StepEnded {
             host: Some("m1".into()),
             step: "start\x1b[31m kubelet".into(),
-            ok,
+            how,
             seconds: 3.21,
         }
     }
 
     #[test]
     fn a_finished_step_is_one_clean_line() {
-        let text = line(&ended(true), Amount::Steps, Style::PLAIN).unwrap();
+        let text = line(&ended(Ended::Done), Amount::Steps, Style::PLAIN).unwrap();
         assert_eq!(text, "m1: start\u{fffd}[31m kubelet: done (3.2 s)");
-        let text = line(&ended(false), Amount::Steps, Style::PLAIN).unwrap();
+        let text = line(&ended(Ended::Failed), Amount::Steps, Style::PLAIN).unwrap();
         assert!(text.ends_with(": failed (3.2 s)"));
+        let text = line(&ended(Ended::Interrupted), Amount::Steps, Style::PLAIN).unwrap();
+        assert!(text.ends_with(": interrupted (3.2 s)"));
     }
 
     #[test]
     fn quiet_is_warnings_only() {
-        assert_eq!(line(&ended(false), Amount::Warnings, Style::PLAIN), None);
+        assert_eq!(
+            line(&ended(Ended::Failed), Amount::Warnings, Style::PLAIN),
+            None
+        );
         let warning = Event::Warning {
             host: None,
             text: "careful".into(),

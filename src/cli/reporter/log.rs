@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::event::Event;
+use crate::event::{Ended, Event};
 
 /// How many logs are kept.
 const KEPT: usize = 50;
@@ -79,10 +79,14 @@ impl Log {
             Event::StepEnded {
                 host,
                 step,
-                ok,
+                how,
                 seconds,
             } => {
-                let how = if *ok { "done" } else { "failed" };
+                let how = match how {
+                    Ended::Done => "done",
+                    Ended::Failed => "failed",
+                    Ended::Interrupted => "interrupted",
+                };
                 (host, format!("step {step}: {how} after {seconds:.3} s"))
             }
             Event::Note { host, text } => (host, format!("note: {text}")),
