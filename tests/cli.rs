@@ -133,17 +133,21 @@ fn the_exit_codes_are_documented() {
 }
 
 #[test]
-fn the_checks_are_documented() {
-    let text = chasi::cluster::check::page();
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/checks.md");
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        fs::write(path, &text).unwrap();
+fn the_checks_and_the_ports_are_documented() {
+    for (page, text) in [
+        ("checks.md", chasi::cluster::check::page()),
+        ("ports.md", chasi::distro::ports::page()),
+    ] {
+        let path = format!("{}/docs/{page}", env!("CARGO_MANIFEST_DIR"));
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            fs::write(&path, &text).unwrap();
+        }
+        assert_eq!(
+            fs::read_to_string(&path).unwrap_or_default(),
+            text,
+            "write it anew with `UPDATE_DOCS=1 cargo test --test cli`"
+        );
     }
-    assert_eq!(
-        fs::read_to_string(path).unwrap_or_default(),
-        text,
-        "write it anew with `UPDATE_DOCS=1 cargo test --test cli`"
-    );
 }
 
 #[test]

@@ -6,6 +6,7 @@ pub mod exchange;
 pub mod host;
 pub mod lock;
 pub mod node;
+pub mod probe;
 
 use serde::{Deserialize, Serialize};
 

@@ -119,7 +119,15 @@ fn describe(report: &Report) -> String {
         parts.insert(3, format!("{} ignored", counts.ignored));
     }
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "\n{}; {:.1} s", parts.join(", "), report.seconds);
+    let _ = writeln!(text, "\n{}", parts.join(", "));
+    if let Some(ways) = &report.ways {
+        let _ = write!(
+            text,
+            "{} of {} ways between hosts measured; ",
+            ways.measured, ways.all
+        );
+    }
+    let _ = writeln!(text, "{:.1} s", report.seconds);
     text
 }
 
@@ -182,7 +190,7 @@ fn line(text: &mut String, start: &str, rest: &str, indent: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::check::{Counts, Place};
+    use crate::cluster::check::{Counts, Place, Sampled};
 
     pub(super) fn report() -> Report {
         let finding = |check, severity, place, outcome| Finding {
@@ -230,6 +238,10 @@ mod tests {
                 ..Counts::default()
             },
             findings,
+            ways: Some(Sampled {
+                measured: 12,
+                all: 12,
+            }),
             seconds: 1.25,
         }
     }

@@ -10,12 +10,13 @@
 //! kubeadm's (cmd/kubeadm/app/constants), flannel's (Documentation/backends.md) and
 //! chasi's.
 
-use std::fmt;
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
 use super::{API_PORT, ENDPOINT_PORT, REGISTRY_PORT, Role};
+
+pub use crate::host::probe::Protocol;
 
 /// Port of etcd for its clients.
 pub const ETCD_CLIENT_PORT: u16 = 2379;
@@ -25,26 +26,6 @@ pub const ETCD_PEER_PORT: u16 = 2380;
 pub const KUBELET_PORT: u16 = 10_250;
 /// UDP port of flannel's VXLAN: the kernel's own default, not IANA's 4789.
 pub const VXLAN_PORT: u16 = 8472;
-
-/// How packets to a port are made.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-impl fmt::Display for Protocol {
-    /// As packet filters write it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        })
-    }
-}
 
 /// Who has to reach a port.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -177,6 +158,48 @@ pub const PORTS: [Port; 15] = {
 pub fn of(role: Role) -> impl Iterator<Item = &'static Port> {
     static ALL: [Port; 15] = PORTS;
     ALL.iter().filter(move |port| port.is_of(role))
+}
+
+/// The page of all ports, for `docs/ports.md`.
+pub fn page() -> String {
+    let mut text = String::from(
+        "# Ports\n\n\
+         What listens on a cluster's hosts, and who has to reach it. Firewalls between hosts, and on them, must let this through; `chasi check pre` measures whether they do.\n\n\
+         | port | hosts | what | reached by |\n|---|---|---|---|\n",
+    );
+    for port in PORTS {
+        let numbers = match port.single() {
+            Some(number) => number.to_string(),
+            None => format!("{}–{}", port.numbers.start(), port.numbers.end()),
+        };
+        let hosts = match port.listens {
+            Listens::ControlPlanes => "control planes",
+            Listens::Everywhere => "all",
+        };
+        let from: Vec<&str> = port
+            .from
+            .iter()
+            .map(|peer| match peer {
+                Peer::ControlPlanes => "control planes",
+                Peer::Nodes => "all hosts",
+                Peer::Pods => "pods",
+                Peer::Outside => "users outside",
+            })
+            .collect();
+        let from = match from.is_empty() {
+            true => "the host itself".to_owned(),
+            false => from.join(", "),
+        };
+        text.push_str(&format!(
+            "| {numbers}/{} | {hosts} | {} | {from} |\n",
+            port.protocol, port.what
+        ));
+    }
+    text.push_str(
+        "\nThe port of the SSH server is each host's own. While an image is copied, hosts pass parts of it on to each other at TCP ports that the kernel picks; where these are closed, each host gets everything from the controller.\n\n\
+         This page is made from `src/distro/ports.rs`; `UPDATE_DOCS=1 cargo test --test cli` writes it.\n",
+    );
+    text
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ pub mod journal;
 pub mod leave;
 pub mod object;
 mod part;
+pub mod probe;
 pub mod recipe;
 mod root;
 pub mod setting;

@@ -194,6 +194,17 @@ impl Site {
         self.lab.sh(host, &format!("{kubectl} {arguments}"))
     }
 
+    /// Changes the packet filter of a host, with the machine's own nft(8): a bare host
+    /// has none.
+    pub fn nft(&self, host: &str, script: &str) {
+        let init = self.lab.host(host)["init"].as_u64().unwrap();
+        succeed(
+            Command::new("nsenter")
+                .args(["--target", &init.to_string(), "--net", "--", "nft"])
+                .arg(script),
+        );
+    }
+
     /// Gives `kubectl` a manifest.
     pub fn kubectl_with(&self, host: &str, arguments: &str, manifest: &str) -> String {
         self.kubectl(host, &format!("{arguments} -f - <<'END'\n{manifest}\nEND"))

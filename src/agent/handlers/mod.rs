@@ -6,6 +6,7 @@ mod exchange;
 mod host;
 mod lock;
 mod node;
+mod probe;
 mod session;
 
 use super::server::Router;
@@ -52,6 +53,14 @@ pub fn router() -> Router {
         .on(host::tag_image)
         .on(host::read_journals)
         .on(host::leave_host)
+        .on(probe::open_probes)
+        .on(probe::close_probes)
+        .on(probe::reach_ports)
+        .on(probe::measure_paths)
+        .on(probe::ask_by_arp)
+        .on(probe::measure_writes)
+        .on(probe::read_filter)
+        .on(probe::read_clock)
 }
 
 /// Runs work that blocks away from the connection.

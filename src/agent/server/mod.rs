@@ -51,6 +51,8 @@ pub(super) struct State {
     pub context: Context,
     /// What is being exchanged with other hosts.
     pub exchange: Mutex<Option<Arc<Exchange>>>,
+    /// Ends the sockets that probes from other hosts are answered on.
+    pub probes: Mutex<Option<CancellationToken>>,
     link: Link,
     router: Router,
     /// Held by the change in hand.
@@ -133,6 +135,7 @@ impl Session {
             gone: CancellationToken::new(),
             context: Context::new(scope::forward_events(link.clone())),
             exchange: Mutex::default(),
+            probes: Mutex::default(),
             link,
             router,
             changes: tokio::sync::Mutex::new(()),

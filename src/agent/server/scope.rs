@@ -82,6 +82,30 @@ impl Scope {
         current.clone().ok_or_else(none)
     }
 
+    /// Begins to answer probes from other hosts until the token is cancelled, at the
+    /// latest with the session; ends what was begun before.
+    pub(in crate::agent) fn begin_probes(&self) -> CancellationToken {
+        let token = self.state.gone.child_token();
+        self.set_probes(Some(token.clone()));
+        token
+    }
+
+    /// Ends what [`Scope::begin_probes`] began.
+    pub(in crate::agent) fn end_probes(&self) {
+        self.set_probes(None);
+    }
+
+    fn set_probes(&self, token: Option<CancellationToken>) {
+        let mut current = self
+            .state
+            .probes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(previous) = std::mem::replace(&mut *current, token) {
+            previous.cancel();
+        }
+    }
+
     /// Cancelled when the session ends.
     pub(in crate::agent) fn session_end(&self) -> &CancellationToken {
         &self.state.gone

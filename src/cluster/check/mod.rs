@@ -7,18 +7,21 @@
 //! its own and never counts as passed. Nothing here changes a host.
 
 mod access;
+mod between;
 mod gather;
 mod identity;
+mod measure;
 mod network;
 mod outcome;
 mod registry;
 mod residue;
 mod resources;
+mod sample;
 mod site;
 mod system;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -31,6 +34,7 @@ use crate::agent::Client;
 use crate::agent::calls::host::HostReport;
 use crate::error::{Error, Kind, Result};
 use crate::event::Context;
+use crate::host::facts::Known;
 use crate::oci::ClusterImage;
 use crate::remote::Target;
 use crate::spec;
@@ -65,8 +69,19 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// How many of each state.
     pub counts: Counts,
+    /// How many of the ways between hosts were measured, where any were.
+    pub ways: Option<Sampled>,
     /// How long it took, in seconds.
     pub seconds: f64,
+}
+
+/// How many of the ways between hosts were measured.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct Sampled {
+    /// Measured.
+    pub measured: usize,
+    /// Between all hosts that could be entered, both directions counted.
+    pub all: usize,
 }
 
 /// How many findings are of each state.
@@ -162,28 +177,33 @@ pub async fn check(context: &Context, request: &Request) -> Result<Report> {
         }
     };
     farewell(clients.into_values().filter_map(std::result::Result::ok)).await;
-    Ok(report(request, findings?, begin.elapsed()))
+    let (findings, ways) = findings?;
+    Ok(Report {
+        cluster: request.cluster.name.to_string(),
+        phase: request.phase,
+        counts: Counts::of(&findings),
+        ways,
+        findings,
+        seconds: begin.elapsed().as_secs_f64(),
+    })
 }
 
 async fn look(
     request: &Request,
     clients: &Clients,
     checks: &[&'static Check],
-) -> Result<Vec<Finding>> {
+) -> Result<(Vec<Finding>, Option<Sampled>)> {
     let reports = gather::reports(clients).await;
     let image = request.image.as_ref().map_err(Clone::clone);
-    let site = gather::site(&request.cluster, image, reports, clients, checks).await?;
-    Ok(judge(&site, checks, &request.selection))
-}
-
-fn report(request: &Request, findings: Vec<Finding>, elapsed: Duration) -> Report {
-    Report {
-        cluster: request.cluster.name.to_string(),
-        phase: request.phase,
-        counts: Counts::of(&findings),
-        findings,
-        seconds: elapsed.as_secs_f64(),
-    }
+    let site = gather::site(&request.cluster, image, reports, clients, checks).await;
+    let ways = match &site.ways {
+        Known::Is(ways) => Some(Sampled {
+            measured: ways.measured.len(),
+            all: ways.all,
+        }),
+        Known::Unknown(_) => None,
+    };
+    Ok((judge(&site, checks, &request.selection), ways))
 }
 
 /// What all these checks say of a site, what is wrong first.
@@ -234,6 +254,7 @@ fn judge_one(site: &Site, check: &Check) -> Vec<(Place, Outcome)> {
                     site,
                     host: host.host,
                     report,
+                    measured: host,
                 }),
             };
             (place, outcome)
@@ -250,7 +271,11 @@ pub(super) async fn before_run(
     reports: &BTreeMap<String, HostReport>,
     selection: &Selection,
 ) -> Result<Vec<Finding>> {
-    let checks = selection.of(Phase::Pre);
+    let mut checks = selection.of(Phase::Pre);
+    // What is measured between hosts that are in use was measured before they were.
+    if reports.values().all(|report| report.managed) {
+        checks.retain(|check| check.needs.iter().all(|need| !need.is_measured()));
+    }
     let clients = clients
         .iter()
         .map(|(name, client)| (name.clone(), Ok(client.clone())))
@@ -259,7 +284,7 @@ pub(super) async fn before_run(
         .iter()
         .map(|(name, report)| (name.clone(), Ok(report.clone())))
         .collect();
-    let site = gather::site(cluster, Ok(image), reports, &clients, &checks).await?;
+    let site = gather::site(cluster, Ok(image), reports, &clients, &checks).await;
     refuse(judge(&site, &checks, selection))
 }
 

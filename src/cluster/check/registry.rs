@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::outcome::{Outcome, Place, Severity};
+use super::sample::RULE;
 use super::site::{Site, Subject};
 use crate::error::{Error, Kind, Result};
 
@@ -44,6 +45,23 @@ impl fmt::Display for Phase {
 pub enum Need {
     /// The cluster image, from the controller's store.
     Image,
+    /// How far the hosts' clocks are apart.
+    Clock,
+    /// What the hosts' packet filters drop.
+    Filter,
+    /// How fast the disk of etcd's data is.
+    Writes,
+    /// What lies between the hosts.
+    Ways,
+    /// Who has the control plane's address.
+    Vip,
+}
+
+impl Need {
+    /// Whether it takes more than a question to one host.
+    pub(super) fn is_measured(self) -> bool {
+        matches!(self, Need::Writes | Need::Ways | Need::Vip)
+    }
 }
 
 /// How a check judges.
@@ -147,6 +165,7 @@ pub fn all() -> impl Iterator<Item = &'static Check> {
         super::system::CHECKS,
         super::resources::CHECKS,
         super::network::CHECKS,
+        super::between::CHECKS,
         super::residue::CHECKS,
     ]
     .into_iter()
@@ -243,7 +262,7 @@ fn no_check(word: &str) -> Error {
 
 /// The page of all checks, for `docs/checks.md`.
 pub fn page() -> String {
-    let mut text = String::from(PREFACE);
+    let mut text = PREFACE.replace("RULE", RULE);
     let mut area = "";
     for check in all() {
         if check.area() != area {
@@ -282,6 +301,8 @@ Each check says one of these of each host, of the way between two hosts, or of t
 | `not-applicable` | there is nothing to look at |
 
 The exit code is 4 when a check of severity `error` is `wrong` or `unknown`. `--only` and `--ignore` take ids, or names of areas, with commas. An ignored check is still made and shown; it does not count. `--format json` gives every finding, `--format junit` what pipelines read: there a failure is a `wrong`, an error is an `unknown`, and what does not count is skipped.
+
+Ways between hosts are measured for real: while the checks run, each host listens on the TCP and UDP ports that its role needs and that nobody has, and the others connect or send there and expect what they said to come back. Where somebody listens already, only a connection is made; of UDP something is told only when the pod network is up, by sending through it. Which ways: RULE. The last line says how many of how many. The ports of each role are in [ports.md](ports.md).
 
 This page is made from the checks; `UPDATE_DOCS=1 cargo test --test cli` writes it.
 ";

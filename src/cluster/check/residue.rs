@@ -1,9 +1,10 @@
 //! What an earlier cluster left on a host that is to be bare.
 
-use super::outcome::{Outcome, not_applicable, passed, wrong};
-use super::registry::{Check, Phase};
+use super::outcome::{Outcome, not_applicable, passed, unknown, wrong};
+use super::registry::{Check, Need, Phase};
 use super::site::Subject;
 use crate::distro::kubeadm::teardown::INTERFACES;
+use crate::host::facts::Known;
 
 const PRE: &[Phase] = &[Phase::Pre];
 
@@ -37,6 +38,15 @@ pub(super) const CHECKS: &[Check] = &[
         interfaces,
     )
     .at(PRE),
+    Check::of_host(
+        "residue.rules",
+        "no packet-filter rules of an earlier cluster are there",
+        "chains of kube-proxy, kubelet and pod networks, on hosts that are not chasi's yet",
+        rules,
+    )
+    .warning()
+    .at(PRE)
+    .needing(&[Need::Filter]),
 ];
 
 const MANAGED: &str = "the host is chasi's already";
@@ -135,4 +145,25 @@ fn interfaces(subject: &Subject) -> Outcome {
             left.first().unwrap_or(&"cni0")
         ),
     )
+}
+
+fn rules(subject: &Subject) -> Outcome {
+    if subject.managed() {
+        return not_applicable(MANAGED);
+    }
+    let filter = match &subject.measured.filter {
+        Known::Is(filter) if filter.told_by.is_empty() => {
+            return unknown("the host has neither `nft` nor `iptables-save`");
+        }
+        Known::Is(filter) => filter,
+        Known::Unknown(why) => return unknown(why.as_str()),
+    };
+    match filter.cluster_chains {
+        0 => passed(format!("none ({})", filter.told_by.join(", "))),
+        count => wrong(
+            format!("there are {count} packet-filter chains of an earlier cluster"),
+            "none",
+            "restart the host; or take away all rules with `nft flush ruleset`, if none of them are yours",
+        ),
+    }
 }

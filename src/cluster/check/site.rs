@@ -1,9 +1,13 @@
 //! What the checks look at: everything that was gathered, as a value. Judging it
 //! needs no host.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use crate::agent::calls::host::HostReport;
+use crate::distro::ports::Protocol;
 use crate::error::{Error, Kind};
 use crate::host::facts::{Facts, Known};
+use crate::host::probe::{Filter, Neighbour, Opened, Path, Reached, Writes};
 use crate::oci::ClusterImage;
 use crate::spec;
 
@@ -15,6 +19,10 @@ pub(super) struct Site<'a> {
     pub image: Known<&'a ClusterImage>,
     /// The hosts, in the Clusterfile's order.
     pub hosts: Vec<SiteHost<'a>>,
+    /// What lies between them.
+    pub ways: Known<Ways>,
+    /// Who has the control plane's address.
+    pub vip: Known<Vip>,
 }
 
 /// A host, and what is known of it.
@@ -23,6 +31,79 @@ pub(super) struct SiteHost<'a> {
     pub host: &'a spec::cluster::Host,
     /// What it says of itself, or why it could not be entered.
     pub report: std::result::Result<HostReport, Closed>,
+    /// Its clock.
+    pub clock: Known<Clock>,
+    /// What its packet filter drops and rejects.
+    pub filter: Known<Filter>,
+    /// How fast the disk of etcd's data is.
+    pub writes: Known<Writes>,
+}
+
+/// A host's clock, compared with the controller's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    /// How far it is ahead, in nanoseconds; negative when it is behind.
+    pub ahead: i64,
+    /// How far that may be wrong, to either side, in nanoseconds.
+    pub doubt: i64,
+}
+
+/// The ways between hosts that were measured.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ways {
+    /// Each in one direction.
+    pub measured: Vec<Way>,
+    /// How many there are.
+    pub all: usize,
+}
+
+/// The way from one host to another.
+#[derive(Clone, Debug)]
+pub(super) struct Way {
+    pub from: String,
+    pub to: String,
+    /// The ports that the one has to reach on the other.
+    pub ports: Vec<PortReached>,
+    /// How large packets may be, to each of the other's addresses.
+    pub paths: Vec<PathMeasured>,
+    /// How large packets may be through the pod network, where there is one already.
+    pub overlay: Option<Known<Path>>,
+}
+
+/// A port of another host, and how it answered.
+#[derive(Clone, Debug)]
+pub(super) struct PortReached {
+    pub address: SocketAddr,
+    pub protocol: Protocol,
+    /// Who listens there in a cluster.
+    pub what: &'static str,
+    /// What became of listening there.
+    pub opened: Opened,
+    pub reached: Known<Reached>,
+}
+
+/// How large packets may be on the way to an address.
+#[derive(Clone, Debug)]
+pub(super) struct PathMeasured {
+    pub address: IpAddr,
+    /// By which interface they leave, and how large that one sends them.
+    pub interface: String,
+    pub wanted: u16,
+    pub found: Known<Path>,
+}
+
+/// Who has the control plane's address.
+#[derive(Clone, Debug)]
+pub(super) enum Vip {
+    /// There is none to ask for, and why.
+    None(&'static str),
+    /// It was asked for.
+    Asked {
+        address: Ipv4Addr,
+        /// The host that asked.
+        from: String,
+        neighbour: Neighbour,
+    },
 }
 
 /// Why a host could not be entered.
@@ -81,6 +162,8 @@ pub(super) struct Subject<'a> {
     pub site: &'a Site<'a>,
     pub host: &'a spec::cluster::Host,
     pub report: &'a HostReport,
+    /// What was measured of it.
+    pub measured: &'a SiteHost<'a>,
 }
 
 impl Subject<'_> {
@@ -123,7 +206,8 @@ impl Site<'_> {
                 .images
                 .iter()
                 .any(|image| image.reference.to_string().contains("flannel")),
-            Known::Unknown(_) => false,
+            // Better one too many.
+            Known::Unknown(_) => true,
         }
     }
 
@@ -134,6 +218,7 @@ impl Site<'_> {
                 site: self,
                 host: host.host,
                 report: host.report.as_ref().ok()?,
+                measured: host,
             })
         })
     }

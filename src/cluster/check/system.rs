@@ -1,9 +1,9 @@
 //! The operating system, the kernel, and their clocks.
 
 use super::outcome::{Outcome, not_applicable, passed, unknown, wrong};
-use super::registry::{Check, Phase};
+use super::registry::{Check, Need, Phase};
 use super::site::Subject;
-use crate::host::facts::Feature;
+use crate::host::facts::{Feature, Known};
 use crate::spec;
 
 const BEFORE: &[Phase] = &[Phase::Pre, Phase::Upgrade];
@@ -60,6 +60,13 @@ pub(super) const CHECKS: &[Check] = &[
         security,
     )
     .at(BEFORE),
+    Check::of_host(
+        "system.clock",
+        "the hosts' clocks agree",
+        "each host's clock, asked for with the time that the question took",
+        clock,
+    )
+    .needing(&[Need::Clock]),
     Check::of_host(
         "system.time-sync",
         "something keeps the clock right",
@@ -251,6 +258,48 @@ fn security(subject: &Subject) -> Outcome {
         (None, true) => "AppArmor is on".to_owned(),
         (None, false) => "neither is on".to_owned(),
     })
+}
+
+/// Clocks further apart than this break certificates and leases, and make logs
+/// useless; in nanoseconds.
+const SKEW: i64 = 10_000_000_000;
+
+/// Compared with the first host whose clock is known.
+fn clock(subject: &Subject) -> Outcome {
+    let own = match &subject.measured.clock {
+        Known::Is(clock) => clock,
+        Known::Unknown(why) => return unknown(why.as_str()),
+    };
+    let first = subject
+        .site
+        .hosts
+        .iter()
+        .find_map(|host| match &host.clock {
+            Known::Is(clock) => Some((host.host.name.as_str(), clock)),
+            Known::Unknown(_) => None,
+        });
+    let Some((name, first)) = first.filter(|(name, _)| *name != subject.name()) else {
+        return passed("the others are compared with it");
+    };
+    let apart = own.ahead.saturating_sub(first.ahead).saturating_abs();
+    let doubt = own.doubt.saturating_add(first.doubt);
+    let milliseconds = apart / 1_000_000;
+    let seen = format!(
+        "{milliseconds} ms from that of `{name}`, give or take {} ms",
+        doubt / 1_000_000 + 1
+    );
+    match (apart.saturating_sub(doubt) > SKEW, doubt > SKEW) {
+        (true, _) => wrong(
+            format!(
+                "its clock is {} s away from that of `{name}`",
+                apart / 1_000_000_000
+            ),
+            format!("at most {} s", SKEW / 1_000_000_000),
+            "set it: `timedatectl set-time`, or start a time service",
+        ),
+        (false, true) => unknown(seen),
+        (false, false) => passed(seen),
+    }
 }
 
 fn time_sync(subject: &Subject) -> Outcome {

@@ -1,10 +1,11 @@
 //! For each check: what makes it fail, and what makes it blind, on simulated hosts
 //! where all else is well.
 
-use super::super::site::Stage;
+use super::super::site::{Clock, Stage, Vip};
 use super::world::{World, destination, listener};
 use crate::distro::kubeadm::credential::Membership;
 use crate::host::facts::{Feature, HostsLine, Known, Proxy, Swap};
+use crate::host::probe::{Filter, Neighbour, Path, Reached, Writes};
 
 /// Changes what is known.
 pub(super) type Change = fn(&mut World);
@@ -120,6 +121,85 @@ pub(super) const CASES: &[Case] = &[
             .insert("vxlan".into(), Feature::Absent);
     })
     .blind(|w| w.facts("w1").features.clear()),
+    case("resources.read-only", |w| {
+        w.facts("w1")
+            .disks
+            .get_mut("/var/lib/etcd")
+            .unwrap()
+            .read_only = true;
+    })
+    .blind(|w| w.facts("w1").disks.clear()),
+    case("resources.filesystem", |w| {
+        w.facts("w1").disks.get_mut("/var/lib/etcd").unwrap().kind = Some("tmpfs".into());
+    })
+    .blind(|w| {
+        w.facts("w1")
+            .disks
+            .get_mut("/var/lib/etcd")
+            .unwrap()
+            .tells_types = None;
+    }),
+    case("resources.inodes", |w| {
+        w.facts("w1")
+            .disks
+            .get_mut("/var/lib/chasi")
+            .unwrap()
+            .free_files = Some(9);
+    })
+    .blind(|w| w.facts("w1").disks.clear()),
+    case("resources.eviction", |w| {
+        w.facts("w1").disks.get_mut("/var/lib/chasi").unwrap().free = 9 << 30;
+    })
+    .blind(|w| w.facts("w1").disks.clear()),
+    case("etcd.writes", |w| {
+        let writes = Writes {
+            count: 100,
+            median: 9_000,
+            p99: 30_000,
+            longest: 90_000,
+        };
+        w.measured("m1").writes = Known::Is(writes);
+    })
+    .blind(|w| w.measured("m1").writes = Known::Unknown("no O_TMPFILE".into())),
+    case("system.clock", |w| {
+        w.measured("w1").clock = Known::Is(Clock {
+            ahead: -20_000_000_000,
+            doubt: 1_000_000,
+        });
+    })
+    .blind(|w| {
+        w.measured("w1").clock = Known::Is(Clock {
+            ahead: 0,
+            doubt: 60_000_000_000,
+        });
+    }),
+    case("network.reach", |w| {
+        w.way().ports[0].reached = Known::Is(Reached::Silent)
+    })
+    .blind(|w| w.way().ports[0].reached = Known::Unknown("the host has gone".into())),
+    case("network.mtu", |w| {
+        w.way().paths[0].found = Known::Is(Path::Carries(1400))
+    })
+    .blind(|w| w.way().paths[0].found = Known::Is(Path::Silent)),
+    case("network.vip", |w| {
+        let neighbour = Neighbour::Answers("52:54:00:12:34:56".into());
+        let address = [10, 0, 0, 100].into();
+        w.vip = Known::Is(Vip::Asked {
+            address,
+            from: "m1".into(),
+            neighbour,
+        });
+    })
+    .blind(|w| w.vip = Known::Unknown("not permitted".into())),
+    case("residue.rules", |w| {
+        let told_by = vec!["nft".into()];
+        w.measured("m1").filter = Known::Is(Filter {
+            told_by,
+            cluster_chains: 7,
+            ..Filter::default()
+        });
+    })
+    .blind(|w| w.measured("m1").filter = Known::Is(Filter::default())),
     case("resources.cpu", |w| w.facts("m1").cpus = 1).blind(|w| w.facts("m1").cpus = 0),
     case("resources.memory", |w| w.facts("m1").memory = 1 << 30)
         .blind(|w| w.facts("w1").memory = 0),

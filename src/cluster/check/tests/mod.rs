@@ -1,5 +1,6 @@
 //! The checks as a specification: each one fails for its reason, and only then.
 
+mod between;
 mod cases;
 mod world;
 

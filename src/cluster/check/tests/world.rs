@@ -2,13 +2,15 @@
 //! case changes what it is about.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
-use super::super::site::{Closed, Site, SiteHost, Stage};
+use super::super::site::*;
 use crate::agent::calls::distro::HostDistroState;
 use crate::agent::calls::host::HostReport;
 use crate::digest::Digest;
 use crate::host::Root;
 use crate::host::facts::*;
+use crate::host::probe::{Filter, Neighbour, Opened, Path, Protocol, Reached, Writes};
 use crate::oci::image::{Layer, LayerKind, Rootfs};
 use crate::oci::{Blob, ClusterImage, ContainerImage, Platform};
 use crate::spec;
@@ -19,6 +21,16 @@ pub(super) struct World {
     pub cluster: spec::Cluster,
     pub image: std::result::Result<ClusterImage, String>,
     pub reports: BTreeMap<String, std::result::Result<HostReport, Closed>>,
+    pub measured: BTreeMap<String, Measured>,
+    pub ways: Known<Ways>,
+    pub vip: Known<Vip>,
+}
+
+/// What was measured of one host.
+pub(super) struct Measured {
+    pub clock: Known<Clock>,
+    pub filter: Known<Filter>,
+    pub writes: Known<Writes>,
 }
 
 const CLUSTERFILE: &str = "apiVersion: chasi.dev/v1
@@ -48,7 +60,32 @@ impl World {
             cluster,
             image: Ok(image()),
             reports,
+            measured: ["m1", "w1", "w2"]
+                .map(|name| (name.to_owned(), measured()))
+                .into(),
+            ways: Known::Is(Ways {
+                measured: vec![way("m1", "w1"), way("w1", "m1")],
+                all: 6,
+            }),
+            vip: Known::Is(Vip::Asked {
+                address: [10, 0, 0, 100].into(),
+                from: "m1".into(),
+                neighbour: Neighbour::Nobody,
+            }),
         }
+    }
+
+    /// The way from `m1` to `w1`.
+    pub fn way(&mut self) -> &mut Way {
+        let Known::Is(ways) = &mut self.ways else {
+            panic!("nothing was measured");
+        };
+        &mut ways.measured[0]
+    }
+
+    /// What was measured of a host.
+    pub fn measured(&mut self, host: &str) -> &mut Measured {
+        self.measured.get_mut(host).unwrap()
     }
 
     /// What a host says of itself.
@@ -83,12 +120,66 @@ impl World {
                 .cluster
                 .hosts
                 .iter()
-                .map(|host| SiteHost {
-                    host,
-                    report: self.reports[host.name.as_str()].clone(),
+                .map(|host| {
+                    let measured = &self.measured[host.name.as_str()];
+                    SiteHost {
+                        host,
+                        report: self.reports[host.name.as_str()].clone(),
+                        clock: measured.clock.clone(),
+                        filter: measured.filter.clone(),
+                        writes: measured.writes.clone(),
+                    }
                 })
                 .collect(),
+            ways: self.ways.clone(),
+            vip: self.vip.clone(),
         }
+    }
+}
+
+fn measured() -> Measured {
+    Measured {
+        clock: Known::Is(Clock {
+            ahead: 1_000_000,
+            doubt: 500_000,
+        }),
+        filter: Known::Is(Filter {
+            told_by: vec!["nft".into()],
+            ..Filter::default()
+        }),
+        writes: Known::Is(Writes {
+            count: 250,
+            median: 800,
+            p99: 4_000,
+            longest: 9_000,
+        }),
+    }
+}
+
+/// A way on which everything arrives.
+fn way(from: &str, to: &str) -> Way {
+    let address = IpAddr::from([10, 0, 0, if to == "m1" { 1 } else { 2 }]);
+    let port = |protocol, number, what| PortReached {
+        address: SocketAddr::new(address, number),
+        protocol,
+        what,
+        opened: Opened::Open,
+        reached: Known::Is(Reached::Echoed),
+    };
+    Way {
+        from: from.into(),
+        to: to.into(),
+        ports: vec![
+            port(Protocol::Tcp, 10_250, "kubelet"),
+            port(Protocol::Udp, 8472, "pod network (VXLAN)"),
+        ],
+        paths: vec![PathMeasured {
+            address,
+            interface: "eth0".into(),
+            wanted: 1500,
+            found: Known::Is(Path::Carries(1500)),
+        }],
+        overlay: None,
     }
 }
 
