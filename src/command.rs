@@ -2,6 +2,8 @@
 //! a bounded part of its output kept, and an error that names the program, how it
 //! ended and what it said.
 
+mod confined;
+
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::process::{Command as Process, Stdio};
@@ -13,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event::{Context, Event};
+
+pub use confined::{Confined, Ended, Said};
 
 /// How much of each output stream is kept, in bytes: enough for any message,
 /// bounded so that a runaway program cannot exhaust memory.

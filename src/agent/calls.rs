@@ -3,6 +3,7 @@
 pub mod blobs;
 pub mod distro;
 pub mod exchange;
+pub mod hook;
 pub mod host;
 pub mod lock;
 pub mod node;

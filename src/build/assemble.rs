@@ -1,6 +1,7 @@
 //! From a layer's steps to its tree: files are found, hashed, unpacked from
 //! archives, and put where they go.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 
@@ -9,6 +10,7 @@ use super::cache::Cache;
 use super::context::{Context, Found, Node as FoundNode, Selected, Stamp, join};
 use super::download::{Download, name_of};
 use super::manifests::{self, Report};
+use super::plugins;
 use super::stamps::{Hashed, Stamps};
 use super::templates;
 use super::tree::{Content, Entry, FileNode, Node, Tree};
@@ -262,10 +264,7 @@ impl Assembly<'_> {
             if !manifest && !template {
                 continue;
             }
-            let shown = match &file.content {
-                Content::Context { path, .. } => self.context.shown(path),
-                Content::Cache(_) => path.to_owned(),
-            };
+            let shown = self.shown(path, file);
             let limit = if template {
                 templates::LIMIT
             } else {
@@ -280,6 +279,23 @@ impl Assembly<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The labels that the plugins of a tree make.
+    pub fn plugins(&self, tree: &Tree) -> Result<BTreeMap<String, String>> {
+        plugins::labels(tree, |path, file, limit| {
+            let shown = self.shown(path, file);
+            let text = self.text(file, &shown, limit)?;
+            Ok((shown, text))
+        })
+    }
+
+    /// What messages call a file.
+    fn shown(&self, path: &str, file: &FileNode) -> String {
+        match &file.content {
+            Content::Context { path, .. } => self.context.shown(path),
+            Content::Cache(_) => path.to_owned(),
+        }
     }
 
     fn text(&self, file: &FileNode, shown: &str, limit: u64) -> Result<String> {

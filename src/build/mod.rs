@@ -30,6 +30,7 @@ mod netrc;
 mod pattern;
 mod pieces;
 mod plan;
+mod plugins;
 mod run;
 mod stamps;
 mod stoppable;

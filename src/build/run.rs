@@ -87,6 +87,15 @@ struct Work {
     rootfs: Vec<Rootfs>,
 }
 
+/// What was collected for the layers of a Kubefile.
+struct Collected {
+    trees: Vec<Tree>,
+    /// What their manifests name.
+    report: Report,
+    /// The labels that their plugins make.
+    plugins: BTreeMap<String, String>,
+}
+
 /// What a layer of the Kubefile became.
 struct Written {
     kind: LayerKind,
@@ -139,7 +148,11 @@ impl<'a> Build<'a> {
         let clusters = self.clusters(&plan, locked.as_ref(), &mut resolved).await?;
         let downloads = self.download(&plan, locked.as_ref(), &mut resolved).await?;
         let plan = Arc::new(plan);
-        let (trees, report) = self.assemble(&plan, downloads).await?;
+        let Collected {
+            trees,
+            report,
+            plugins,
+        } = self.assemble(&plan, downloads).await?;
         let wanted = [plan.images.clone(), images::named_in(&report)?].concat();
         work.images.unseen(report.unseen);
         let (written, ()) = tokio::try_join!(
@@ -153,7 +166,9 @@ impl<'a> Build<'a> {
             ),
         )?;
         let assembled = self.put_together(&plan, platform, &clusters, written, &mut work.images)?;
-        let labels = assembled.labels(&plan.recipe.labels)?;
+        let mut own = plan.recipe.labels.clone();
+        own.extend(plugins);
+        let labels = assembled.labels(&own)?;
         work.lock.set(platform, resolved);
         work.builder
             .rootfs(platform.clone(), labels, assembled.env, assembled.layers);
@@ -315,12 +330,12 @@ impl<'a> Build<'a> {
         work.await.map_err(|error| self.at(error, &step.source))
     }
 
-    /// Makes the trees of the layers, and reads the manifests in them.
+    /// Makes the trees of the layers, and reads the manifests and plugins in them.
     async fn assemble(
         &self,
         plan: &Arc<Plan>,
         downloads: Vec<Vec<Option<Download>>>,
-    ) -> Result<(Vec<Tree>, Report)> {
+    ) -> Result<Collected> {
         let (plan, kubefile) = (plan.clone(), self.kubefile.clone());
         let cache = self.tools.cache.clone();
         let work = blocking(self.events, move |events| {
@@ -336,10 +351,16 @@ impl<'a> Build<'a> {
             let trees = assembly.trees(&layers, &downloads)?;
             stamps.save()?;
             let mut report = Report::default();
+            let mut plugins = BTreeMap::new();
             for tree in &trees {
                 assembly.read_texts(tree, &mut report)?;
+                plugins.extend(assembly.plugins(tree)?);
             }
-            Ok((trees, report))
+            Ok(Collected {
+                trees,
+                report,
+                plugins,
+            })
         });
         self.events.step(None, "collect files", work).await
     }

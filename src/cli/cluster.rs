@@ -235,6 +235,7 @@ impl Chosen {
             cluster: self.clusterfile.cluster.clone(),
             visitor: visitor(shell)?,
             dry_run,
+            leave_plugins: Vec::new(),
         })
     }
 

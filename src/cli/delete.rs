@@ -5,6 +5,7 @@ use super::cluster::{Chosen, Known};
 use super::consent::Consent;
 use crate::cluster::delete::{self, Plan, Report};
 use crate::error::Result;
+use crate::spec::plugin::PluginName;
 
 /// Take a cluster off its hosts, with all its data, and leave them as they were
 /// before chasi came.
@@ -14,6 +15,10 @@ use crate::error::Result;
 pub struct Args {
     #[command(flatten)]
     known: Known,
+    /// A plugin that is not undone: what it did on the hosts stays. For one whose way
+    /// back fails.
+    #[arg(long, value_name = "PLUGIN")]
+    leave_plugin: Vec<PluginName>,
     #[command(flatten)]
     consent: Consent,
 }
@@ -27,7 +32,8 @@ impl Args {
     /// Looks, asks, deletes.
     pub fn run(self, shell: &Shell) -> Result<()> {
         let chosen = self.known.choose(shell)?;
-        let request = chosen.delete(shell, self.consent.dry_run)?;
+        let mut request = chosen.delete(shell, self.consent.dry_run)?;
+        request.leave_plugins.clone_from(&self.leave_plugin);
         shell.block_on(async {
             let context = shell.context();
             let prepared = delete::prepare(context, request).await?;
@@ -71,6 +77,12 @@ fn describe(plan: &Plan) -> String {
             hosts.join("\n  ")
         ),
     };
+    for (host, stays) in &plan.stays {
+        text += &format!(
+            "stays on {host}: what the plugin {}\n",
+            stays.join(", and what the plugin ")
+        );
+    }
     if !plan.bare.is_empty() {
         text += &format!("nothing is left on: {}\n", plan.bare.join(", "));
     }

@@ -1,5 +1,6 @@
 //! `chasi run`: bring a cluster to what a Clusterfile says.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -12,7 +13,7 @@ use super::message::{Style, wrapped};
 use super::reporter::{Phase, duration};
 use super::table::Table;
 use crate::cluster::check::{Finding, Outcome, Selection};
-use crate::cluster::plan::{Plan, Stage};
+use crate::cluster::plan::{Action, Plan, Stage};
 use crate::cluster::run::{self, Report};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Context, Event};
@@ -144,10 +145,28 @@ fn describe(plan: &Plan, hosts: usize) -> String {
         let on = wrapped(&on, indent, indent, style);
         let _ = writeln!(text, "  {action:<width$}  {on}");
     }
+    for (plugin, changes) in changes(plan) {
+        let says = format!("the plugin `{plugin}` may change: {changes}");
+        let _ = writeln!(text, "\n  {}", wrapped(&says, 2, 4, style));
+    }
     for one in &plan.left_out {
         let _ = writeln!(text, "\nleft out: {}: {}", one.host, one.reason);
     }
     text
+}
+
+/// What the plugins of a plan may change, where they say so.
+fn changes(plan: &Plan) -> BTreeMap<&str, String> {
+    let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
+    steps
+        .filter_map(|step| match &step.action {
+            Action::RunPlugin {
+                plugin, changes, ..
+            } => Some((plugin.as_str(), changes.describe())),
+            _ => None,
+        })
+        .filter(|(_, changes)| !changes.is_empty())
+        .collect()
 }
 
 /// What is done and where, in order. The same step of several hosts is one line.
@@ -260,8 +279,9 @@ impl std::fmt::Display for Summary<'_> {
 mod tests {
     use super::*;
     use crate::cluster::connect::LeftOut;
-    use crate::cluster::plan::{Action, Step};
+    use crate::cluster::plan::Step;
     use crate::digest::Digest;
+    use crate::spec::plugin::{Changes, Phase};
 
     fn step(host: &str, action: Action) -> Step {
         Step {
@@ -324,6 +344,47 @@ mod tests {
     #[test]
     fn the_plan_as_json_is_pinned() {
         insta::assert_snapshot!(serde_json::to_string_pretty(&example()).unwrap());
+    }
+
+    #[test]
+    fn what_plugins_may_change_and_what_has_no_way_back_is_shown() {
+        let run = |name: &str, undo: bool, paths: &[&str]| {
+            let action = Action::RunPlugin {
+                plugin: name.parse().unwrap(),
+                phase: Phase::AfterHost,
+                why: "it has not run here yet".into(),
+                changes: Changes {
+                    paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+                    ..Changes::default()
+                },
+                undo,
+            };
+            Step {
+                host: "m1".into(),
+                undoable: undo,
+                action,
+            }
+        };
+        let plan = Plan {
+            stages: vec![Stage {
+                name: "hosts".into(),
+                rolling: false,
+                steps: vec![
+                    run("data-disk", false, &["/etc/fstab"]),
+                    run("license", true, &[]),
+                ],
+            }],
+            left_out: Vec::new(),
+            ..example()
+        };
+        insta::assert_snapshot!(describe(&plan, 3), @r"
+        Cluster `shop`: chasi/demo:1 (Kubernetes 1.34.4, 2d711642b726)
+
+          run the plugin `data-disk` (after-host)  m1 (cannot be undone)
+          run the plugin `license` (after-host)    m1
+
+          the plugin `data-disk` may change: /etc/fstab
+        ");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::desired::{Desired, DesiredHost};
 use super::plan::{Action, Plan, Stage, Step};
 use crate::agent::Client;
 use crate::agent::calls::distro::*;
+use crate::agent::calls::hook::{ApplyHook, UndoHook};
 use crate::agent::calls::host::*;
 use crate::agent::{Destination, distribute};
 use crate::distro::Role;
@@ -300,6 +301,31 @@ impl Run<'_> {
                         objects,
                     })
                     .await
+            }
+            Action::RunPlugin { plugin, phase, .. } | Action::KeepPlugin { plugin, phase } => {
+                let hook = host.hook(plugin, *phase)?.clone();
+                client
+                    .call(ApplyHook {
+                        identity: host.identity,
+                        hook,
+                        run: self.run.to_owned(),
+                    })
+                    .await
+                    .map(drop)
+            }
+            Action::UndoPlugin { plugin, phase, .. } => {
+                let left = client
+                    .call(UndoHook {
+                        plugin: plugin.clone(),
+                        phase: *phase,
+                        run: self.run.to_owned(),
+                    })
+                    .await?;
+                if let Some(text) = left {
+                    let host = Some(step.host.clone());
+                    self.context.emit(Event::Warning { host, text });
+                }
+                Ok(())
             }
             Action::SetNode => {
                 let leader = self.leader().await?;

@@ -10,12 +10,15 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::connect::{self, LeftOut, Visitor, connect, farewell};
+use super::hooks;
+use crate::agent::calls::hook::ForgetHook;
 use crate::agent::calls::host::{Leave, ReadHost};
 use crate::agent::{Client, ClusterLock};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Context, Event};
 use crate::remote::Target;
 use crate::spec;
+use crate::spec::plugin::PluginName;
 
 /// Which cluster, and how to reach it.
 pub struct Request {
@@ -27,6 +30,8 @@ pub struct Request {
     pub visitor: Visitor,
     /// Whether only to look.
     pub dry_run: bool,
+    /// Plugins that are not undone.
+    pub leave_plugins: Vec<PluginName>,
 }
 
 /// What is to be done.
@@ -38,6 +43,8 @@ pub struct Plan {
     pub hosts: Vec<String>,
     /// The hosts that were reached and hold nothing of it.
     pub bare: Vec<String>,
+    /// What plugins did that stays, by host.
+    pub stays: BTreeMap<String, Vec<String>>,
     /// The hosts that cannot be reached.
     pub left_out: Vec<LeftOut>,
 }
@@ -92,6 +99,7 @@ async fn plan(
         cluster: request.cluster.name.to_string(),
         hosts: Vec::new(),
         bare: Vec::new(),
+        stays: BTreeMap::new(),
         left_out: Vec::new(),
     };
     for (host, error) in problems {
@@ -111,6 +119,17 @@ async fn plan(
         match report.map_err(|error| error.on_host(name))?.managed {
             true => plan.hosts.push(name.clone()),
             false => plan.bare.push(name.clone()),
+        }
+    }
+    for name in &plan.hosts {
+        let Some(client) = clients.get(name) else {
+            continue;
+        };
+        let stays = hooks::staying(client, &request.leave_plugins)
+            .await
+            .map_err(|error| error.on_host(name))?;
+        if !stays.is_empty() {
+            plan.stays.insert(name.clone(), stays);
         }
     }
     Ok(plan)
@@ -176,6 +195,10 @@ impl Prepared {
                     .clients
                     .get(name)
                     .ok_or_else(|| Error::new(Kind::Failed, "the host was not connected"))?;
+                for plugin in &self.request.leave_plugins {
+                    let plugin = plugin.clone();
+                    client.call(ForgetHook { plugin }).await?;
+                }
                 let run = self.request.visitor.run.clone();
                 client.call(Leave { run }).await
             };

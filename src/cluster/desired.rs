@@ -11,17 +11,20 @@ use serde_json::{Value, json};
 
 pub(super) use self::address::node_addresses;
 use self::content::{context, files, hosts_block};
+use super::hooks;
 use crate::digest::Digest;
 use crate::distro::kubeadm::{self, config};
 use crate::distro::{self, EtcdStart, EtcdState, Role};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::host::Recipe;
 use crate::host::facts::Facts;
+use crate::host::hook::{Hook, Peer, Surroundings};
 use crate::kube::{NodeState, Taint};
 use crate::oci::image::{LABEL_DISTRIBUTION, LABEL_KUBERNETES, Rootfs};
 use crate::oci::{ClusterImage, Platform};
 use crate::spec;
 use crate::spec::cluster::{NodeAddresses, Swap};
+use crate::spec::plugin::{Phase, PluginName};
 
 /// The taint of a control plane that runs no ordinary pods, and the label of
 /// every control plane
@@ -67,6 +70,8 @@ pub struct DesiredHost {
     pub joins_etcd: bool,
     /// Settings that are no files.
     pub settings: crate::host::setting::Settings,
+    /// Its plugins, in the order in which they run.
+    pub hooks: Vec<Hook>,
 }
 
 impl DesiredHost {
@@ -76,6 +81,19 @@ impl DesiredHost {
             .iter()
             .all(|(key, value)| node.labels.get(key) == Some(value))
             && self.taints.iter().all(|taint| node.taints.contains(taint))
+    }
+}
+
+impl DesiredHost {
+    /// What a plugin is told at a phase.
+    pub fn hook(&self, plugin: &PluginName, phase: Phase) -> Result<&Hook> {
+        let is = |hook: &&Hook| hook.plugin.name == *plugin && hook.phase == phase;
+        self.hooks.iter().find(is).ok_or_else(|| {
+            Error::new(
+                Kind::Failed,
+                format!("the plan names the plugin `{plugin}`, which is not to run"),
+            )
+        })
     }
 }
 
@@ -111,6 +129,7 @@ pub fn desired(cluster: &spec::Cluster, image: &ClusterImage, known: &[Known]) -
         image,
         shared: &shared,
         servers: &servers,
+        surroundings: surroundings(cluster, &shared, &nodes),
     };
     let mut hosts = Vec::with_capacity(nodes.len());
     for (one, rootfs, node) in &nodes {
@@ -259,13 +278,15 @@ fn documents(cluster: &spec::Cluster) -> Vec<Value> {
     .collect()
 }
 
+fn role(host: &spec::cluster::Host) -> Role {
+    match host.roles.is_control_plane() {
+        true => Role::ControlPlane,
+        false => Role::Worker,
+    }
+}
+
 fn node(cluster: &spec::Cluster, known: &Known) -> Result<distro::Host> {
     let host = known.host;
-    let role = if host.roles.is_control_plane() {
-        Role::ControlPlane
-    } else {
-        Role::Worker
-    };
     let cgroup_version = known.facts.cgroup.version;
     let asked = cluster
         .kubeadm
@@ -280,7 +301,7 @@ fn node(cluster: &spec::Cluster, known: &Known) -> Result<distro::Host> {
     Ok(distro::Host {
         name: host.name.to_string(),
         node_ips: node_addresses(host, known.facts)?,
-        role,
+        role: role(host),
         taints: taints(host),
         cgroup_driver: asked.unwrap_or(driver).to_owned(),
         cgroup_version,
@@ -390,6 +411,37 @@ struct Common<'a> {
     image: &'a ClusterImage,
     shared: &'a distro::Cluster,
     servers: &'a [SocketAddr],
+    surroundings: Surroundings,
+}
+
+/// The cluster, as plugins are told. Of a host that does not answer now, what the
+/// Clusterfile says is known.
+fn surroundings(
+    cluster: &spec::Cluster,
+    shared: &distro::Cluster,
+    nodes: &[(&Known, &Rootfs, distro::Host)],
+) -> Surroundings {
+    let peer = |host: &spec::cluster::Host| {
+        let reached = nodes
+            .iter()
+            .find(|(_, _, node)| node.name == host.name.as_str());
+        match (reached, &host.node_addresses) {
+            (Some((_, _, node)), _) => Some(hooks::peer(node)),
+            (None, NodeAddresses::Given(addresses)) => Some(Peer {
+                name: host.name.to_string(),
+                role: hooks::role(role(host)).to_owned(),
+                addresses: addresses.clone(),
+            }),
+            (None, _) => None,
+        }
+    };
+    Surroundings {
+        name: shared.name.clone(),
+        version: shared.version.clone(),
+        pod_cidrs: shared.pod_cidrs.clone(),
+        service_cidrs: shared.service_cidrs.clone(),
+        nodes: cluster.hosts.iter().filter_map(peer).collect(),
+    }
 }
 
 fn host(
@@ -404,6 +456,7 @@ fn host(
         image,
         shared,
         servers,
+        ..
     } = *common;
     let config = match node.role {
         Role::ControlPlane => config::kubeadm(shared, node)?,
@@ -440,6 +493,13 @@ fn host(
         taints: node.taints.clone(),
         joins_etcd: etcd.is_some_and(|etcd| etcd.state == EtcdState::Existing),
         settings: settings(cluster, known.host),
+        hooks: hooks::of(
+            cluster,
+            known.host,
+            rootfs,
+            &hooks::subject(known.host, node)?,
+            &common.surroundings,
+        )?,
         node: node.clone(),
     })
 }

@@ -13,6 +13,7 @@ pub mod connect;
 pub mod delete;
 pub mod desired;
 mod evidence;
+pub mod hooks;
 pub mod plan;
 pub mod run;
 pub mod status;

@@ -15,6 +15,7 @@ use super::survey::{HostState, Survey};
 use crate::digest::Digest;
 use crate::distro::Role;
 use crate::oci::Blob;
+use crate::spec::plugin::{Changes, Phase, PluginName};
 
 /// What has to change.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -117,6 +118,35 @@ pub enum Action {
     },
     /// Gives the node its labels and taints.
     SetNode,
+    /// Runs a plugin.
+    RunPlugin {
+        /// Its name.
+        plugin: PluginName,
+        /// When.
+        phase: Phase,
+        /// Why: what is not as it should be.
+        why: String,
+        /// What it may change.
+        changes: Changes,
+        /// Whether it knows the way back.
+        undo: bool,
+    },
+    /// Keeps a plugin for a moment that will come.
+    KeepPlugin {
+        /// Its name.
+        plugin: PluginName,
+        /// The moment.
+        phase: Phase,
+    },
+    /// Undoes what a plugin did that is no longer wanted, as far as it knows how.
+    UndoPlugin {
+        /// Its name.
+        plugin: PluginName,
+        /// When it ran.
+        phase: Phase,
+        /// Whether it knows the way back.
+        undo: bool,
+    },
 }
 
 impl Action {
@@ -144,11 +174,26 @@ impl Action {
             Action::ApplyObjects { .. } => "apply the cluster's own objects".into(),
             Action::RecordObjects { .. } => "record the cluster's own objects".into(),
             Action::SetNode => "set the node's labels and taints".into(),
+            Action::RunPlugin { plugin, phase, .. } => {
+                format!("run the plugin `{plugin}` ({phase})")
+            }
+            Action::KeepPlugin { plugin, phase } => {
+                format!("keep the plugin `{plugin}` for {phase}")
+            }
+            Action::UndoPlugin { plugin, undo, .. } => match undo {
+                true => format!("undo the plugin `{plugin}`"),
+                false => format!("forget the plugin `{plugin}`, and leave what it did"),
+            },
         }
     }
 
     fn undoable(&self) -> bool {
-        !matches!(self, Action::ApplyObjects { .. } | Action::AddEtcdMember)
+        !matches!(
+            self,
+            Action::ApplyObjects { .. }
+                | Action::AddEtcdMember
+                | Action::RunPlugin { undo: false, .. }
+        )
     }
 }
 
@@ -260,10 +305,19 @@ impl Stages {
             let blobs = state.missing.clone();
             self.push("copy", host, Action::Copy { blobs, bytes });
         }
+        for one in &state.hooks.surplus {
+            let action = Action::UndoPlugin {
+                plugin: one.plugin.clone(),
+                phase: one.phase,
+                undo: one.undo,
+            };
+            self.push("hosts", host, action);
+        }
         let identity = host.identity;
         if !state.staged.contains(&identity) {
             self.push("stage", host, Action::Stage { identity });
         }
+        self.plugins("hosts", host, state, Phase::BeforeHost);
         if state.node != Some(identity) || !state.settled {
             self.push("hosts", host, Action::SwitchNode { identity });
         } else if !state.stopped.is_empty() {
@@ -285,6 +339,35 @@ impl Stages {
             .collect();
         if !references.is_empty() {
             self.push("hosts", host, Action::PullImages { references });
+        }
+        self.plugins("hosts", host, state, Phase::AfterHost);
+    }
+
+    /// What there is to do for plugins at a phase.
+    fn plugins(
+        &mut self,
+        stage: &'static str,
+        host: &DesiredHost,
+        state: &HostState,
+        phase: Phase,
+    ) {
+        for (hook, why) in &state.hooks.due {
+            let manifest = &hook.plugin;
+            let plugin = manifest.name.clone();
+            if hook.phase != phase {
+                continue;
+            }
+            let action = match phase.lasts() {
+                true => Action::RunPlugin {
+                    plugin,
+                    phase,
+                    why: why.clone(),
+                    changes: manifest.changes.clone(),
+                    undo: manifest.undo,
+                },
+                false => Action::KeepPlugin { plugin, phase },
+            };
+            self.push(stage, host, action);
         }
     }
 
@@ -315,6 +398,7 @@ impl Stages {
 
     fn control_plane(&mut self, hosts: &[(&DesiredHost, &HostState)]) {
         for (host, state) in hosts {
+            self.plugins("start", host, state, Phase::BeforeJoin);
             if host.node.role == Role::ControlPlane && state.control_plane != Some(host.identity) {
                 if host.joins_etcd && !state.distro.etcd_data {
                     self.push("start", host, Action::AddEtcdMember);
@@ -349,7 +433,7 @@ impl Stages {
                 self.push("nodes", host, Action::RecordObjects { identity });
             }
         }
-        for (host, _) in hosts {
+        for (host, state) in hosts {
             let node = survey
                 .nodes
                 .iter()
@@ -357,6 +441,10 @@ impl Stages {
                 .find(|node| node.name == host.node.name);
             if !node.is_some_and(|node| host.metadata_is(node)) {
                 self.push("nodes", host, Action::SetNode);
+            }
+            self.plugins("nodes", host, state, Phase::AfterJoin);
+            for moment in Phase::ALL.into_iter().filter(|phase| !phase.lasts()) {
+                self.plugins("nodes", host, state, moment);
             }
         }
     }

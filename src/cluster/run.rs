@@ -14,6 +14,7 @@ use super::check::{self, Finding, Selection};
 use super::connect::{self, LeftOut, Visitor, connect, farewell};
 use super::desired::{Desired, Known, desired};
 use super::evidence;
+use super::hooks::{self, HookState};
 use super::plan::{Plan, plan};
 use super::survey::{HostState, Survey};
 use super::verify::verify;
@@ -224,7 +225,8 @@ async fn survey(
                 .await?;
             let settings = host.settings.clone();
             let settled = client.call(CheckSettings { settings }).await?;
-            Ok((name.clone(), host_state(report, missing, settled)))
+            let hooks = hooks::state(client, host).await?;
+            Ok((name.clone(), host_state(report, missing, settled, hooks)))
         }
     }))
     .await
@@ -240,7 +242,12 @@ async fn survey(
     })
 }
 
-fn host_state(report: &HostReport, missing: Vec<Blob>, settled: bool) -> HostState {
+fn host_state(
+    report: &HostReport,
+    missing: Vec<Blob>,
+    settled: bool,
+    hooks: HookState,
+) -> HostState {
     let managed = &report.facts.managed;
     let drifted = managed.parts.values().any(|part| !part.drift.is_empty());
     HostState {
@@ -255,6 +262,7 @@ fn host_state(report: &HostReport, missing: Vec<Blob>, settled: bool) -> HostSta
         settled: settled && !drifted && report.program_is_current && managed.pending.is_empty(),
         stopped: report.stopped.clone(),
         distro: report.distro.clone(),
+        hooks,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::connect::LeftOut;
+use super::hooks::HookState;
 use crate::agent::calls::distro::HostDistroState;
 use crate::digest::Digest;
 use crate::kube::NodeState;
@@ -37,4 +38,6 @@ pub struct HostState {
     pub stopped: Vec<String>,
     /// What the distribution has here.
     pub distro: HostDistroState,
+    /// What there is to do for its plugins.
+    pub hooks: HookState,
 }

@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use super::before::Before;
 use super::journal::{Journal, Operation};
-use super::{Part, Root, generation, object, setting, switch, unit};
+use super::{Part, Root, generation, hook, object, setting, switch, unit};
 use crate::error::{Kind, Result, ResultExt};
 use crate::event::Context;
 use crate::file;
+use crate::spec::plugin::Phase;
 
 /// What was left as it is, and why.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
@@ -38,6 +39,9 @@ const AGENTS_IN_CLUSTER: [&str; 2] = ["lock", "fence"];
 pub fn leave(root: &Root, journal: &Journal, ctx: &Context) -> Result<Left> {
     let begun = journal.begin(Operation::Leave)?;
     let mut left = Left::default();
+    // What plugins did goes the way back that it came.
+    let late = |phase: Phase| phase != Phase::BeforeHost;
+    left.notes = hook::undo_all(root, journal, late, ctx)?;
     stop_units(root)?;
     for part in [Part::Node, Part::ControlPlane] {
         let changes = switch::switch(root, journal, part, None, ctx)?;
@@ -46,8 +50,12 @@ pub fn leave(root: &Root, journal: &Journal, ctx: &Context) -> Result<Left> {
     if root.is_live() {
         unit::reload()?;
     }
-    left.notes = setting::undo(root)?;
+    left.notes.extend(setting::undo(root)?);
+    let early = |phase: Phase| phase == Phase::BeforeHost;
+    left.notes
+        .extend(hook::undo_all(root, journal, early, ctx)?);
     remove_directories(root)?;
+    hook::moment(root, journal, Phase::AfterLeave, ctx)?;
     journal.commit(begun)?;
     remove_state(root)?;
     Ok(left)

@@ -23,6 +23,7 @@ pub mod boot;
 pub mod evidence;
 pub mod facts;
 pub mod generation;
+pub mod hook;
 pub mod journal;
 pub mod leave;
 pub mod object;

@@ -24,7 +24,8 @@ use super::name::{
     ModuleName, SysctlName, UserName,
 };
 use super::network::{Address, Cidr, Domain, Endpoint, Family, InterfaceName};
-use super::text::Invalid;
+use super::plugin::{PluginName, SettingName, SettingValue};
+use super::text::{Invalid, Place};
 
 /// A cluster as it was asked for.
 #[derive(Clone, Debug)]
@@ -52,6 +53,8 @@ pub struct Cluster {
     pub kubeadm: KubeadmDocuments,
     /// Files of the image that the Clusterfile replaces.
     pub overrides: Vec<FileOverride>,
+    /// Plugins of the image, in the order in which they run.
+    pub plugins: Vec<Plugin>,
 }
 
 /// Variables for templates.
@@ -457,6 +460,31 @@ pub struct KubeadmDocuments {
     pub kubelet: serde_json::Map<String, serde_json::Value>,
     /// `KubeProxyConfiguration`.
     pub kube_proxy: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A plugin of the image that is turned on or off. What settings it takes, its
+/// manifest says, so they are checked when the image is known.
+#[derive(Clone, Debug)]
+pub struct Plugin {
+    /// Its name.
+    pub name: PluginName,
+    /// Whether it runs.
+    pub enabled: bool,
+    /// The hosts that this is about; none: all. No host has two of one plugin.
+    pub hosts: Option<Vec<HostName>>,
+    /// Settings.
+    pub settings: BTreeMap<SettingName, SaidSetting>,
+    /// Where it was said.
+    pub place: Place,
+}
+
+/// The value of a setting, and where it was said.
+#[derive(Clone, Debug)]
+pub struct SaidSetting {
+    /// The value.
+    pub value: SettingValue,
+    /// Where it was said.
+    pub place: Place,
 }
 
 /// A file of the image that the Clusterfile replaces: sealer's `Config`.

@@ -7,11 +7,12 @@ pub mod clusterfile;
 pub mod kubefile;
 pub mod name;
 pub mod network;
+pub mod plugin;
 mod text;
 
 pub use cluster::{
     Cluster, Effect, Environment, EnvironmentValue, FileOverride, Host, Hosts, HostsEntry,
-    Kubernetes, Network, NodeAddresses, Registry, Roles, Settings, Ssh, Swap, Taint,
+    Kubernetes, Network, NodeAddresses, Plugin, Registry, Roles, Settings, Ssh, Swap, Taint,
 };
 pub use clusterfile::Clusterfile;
-pub use text::Invalid;
+pub use text::{Invalid, Place};

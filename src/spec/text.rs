@@ -2,6 +2,11 @@
 //! and how they are serialised. Such a value is checked when it is made and cannot
 //! be wrong afterwards.
 
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::Snippet;
+
 /// Why a text is not what it should be: a sentence that names the text and says
 /// what would be right.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -18,6 +23,35 @@ impl Invalid {
 impl From<Invalid> for crate::error::Error {
     fn from(invalid: Invalid) -> Self {
         crate::error::Error::new(crate::error::Kind::Input, invalid.0)
+    }
+}
+
+/// A text that a person wrote, as it may be shown.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// What the file is called.
+    pub(super) path: String,
+    /// Its text, with `*` for what may be a secret.
+    pub(super) text: String,
+}
+
+/// A place in a text that a person wrote, kept for what can only be checked when
+/// more than the text is known.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub(super) source: Arc<Source>,
+    pub(super) span: Range<usize>,
+}
+
+impl Place {
+    /// It for an error.
+    pub fn snippet(&self) -> Snippet {
+        Snippet {
+            path: self.source.path.clone(),
+            text: self.source.text.clone(),
+            span: self.span.clone(),
+            label: String::new(),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 mod check;
 mod delete;
 mod faults;
+mod hooks;
 mod install;
 mod interrupted;
 mod lab;

@@ -45,10 +45,14 @@ const PROCESSES: [(&str, &str); 8] = [
 ];
 
 /// Units that are not looked at.
-const UNITS: [(&str, &str); 7] = [
+const UNITS: [(&str, &str); 8] = [
     (
         "network-online.target",
         "reached once something waits for the network; stays so",
+    ),
+    (
+        "network-pre.target",
+        "reached once something comes before the network, such as a firewall; stays so",
     ),
     ("session-", "a login"),
     ("user@", "a login"),
@@ -73,10 +77,15 @@ const PARAMETERS: [(&str, &str); 1] = [(
 pub struct Traces(BTreeSet<String>);
 
 impl Traces {
-    /// Looks at all hosts.
+    /// Looks at all hosts of the shared site.
     pub fn of(lab: &Lab) -> Traces {
+        Traces::on(lab, &HOSTS)
+    }
+
+    /// Looks at hosts.
+    pub fn on(lab: &Lab, hosts: &[&str]) -> Traces {
         let mut lines = BTreeSet::new();
-        for host in HOSTS {
+        for host in hosts {
             let mut add = |kind: &str, text: &str| {
                 lines.extend(text.lines().map(|line| format!("{host} {kind}: {line}")));
             };

@@ -1,13 +1,16 @@
 //! Another site: an ordinary user with sudo, names that the hosts do not have yet,
-//! two address families, labels and taints, and Debian's own container runtime.
+//! two address families, labels and taints, Debian's own container runtime, and
+//! plugins.
 
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
+use crate::hooks;
 use crate::lab::{Lab, chasi, succeed, until};
 use crate::site::Site;
+use crate::traces::Traces;
 
 /// Debian's containerd in a cluster image of its own, in the site's store.
 fn build_image(site: &Site) {
@@ -50,6 +53,7 @@ fn build_image(site: &Site) {
 fn an_older_runtime_two_families_and_an_ordinary_user() {
     let site = Site::shared();
     build_image(&site);
+    hooks::build_image(&site, "chasi/demo:debian");
     let file = site.path("variant.yaml");
     let lab = Lab::up(&[
         "--hosts",
@@ -60,7 +64,7 @@ fn an_older_runtime_two_families_and_an_ordinary_user() {
         "ops",
         "--dual-stack",
         "--image",
-        "chasi/demo:debian",
+        hooks::IMAGE,
         "--write",
         file.to_str().unwrap(),
     ]);
@@ -75,9 +79,13 @@ fn an_older_runtime_two_families_and_an_ordinary_user() {
         )
         .replace(
             "  hosts:\n",
-            "  network:\n    podCIDRs: [10.244.0.0/16, 'fd00:10:244::/56']\n    \
-             serviceCIDRs: [10.96.0.0/16, 'fd00:10:96::/112']\n  hosts:\n",
+            &format!(
+                "{}  network:\n    podCIDRs: [10.244.0.0/16, 'fd00:10:244::/56']\n    \
+                 serviceCIDRs: [10.96.0.0/16, 'fd00:10:96::/112']\n  hosts:\n",
+                hooks::PLUGINS
+            ),
         );
+    let bare = Traces::on(&lab, &["node-1", "node-2"]);
     site.write("variant.yaml", &text);
     let run = |arguments: &[&str]| -> Value {
         let mut command = site.chasi_with(arguments, "variant.yaml");
@@ -86,8 +94,9 @@ fn an_older_runtime_two_families_and_an_ordinary_user() {
     run(&["run", "--yes"]);
 
     let kubectl = |arguments: &str| -> Value {
-        let command =
-            format!("kubectl --kubeconfig /etc/kubernetes/admin.conf {arguments} -o json");
+        let command = format!(
+            "kubectl --cache-dir /tmp/kube --kubeconfig /etc/kubernetes/admin.conf {arguments} -o json"
+        );
         serde_json::from_str(&lab.sh("node-1", &command)).unwrap()
     };
     let node = kubectl("get node beta");
@@ -143,8 +152,23 @@ fn an_older_runtime_two_families_and_an_ordinary_user() {
         );
         assert!(answer.contains("200"), "{ip}: {answer}");
     }
+    hooks::assert_applied(&lab);
+    hooks::open(&lab);
+    hooks::assert_closed(&lab);
     assert_eq!(run(&["run", "--yes"])["steps"], 0);
+    let plan = || run(&["run", "--dry-run"]);
+    hooks::assert_repaired(&lab, plan, || run(&["run", "--yes"]));
     run(&["delete", "--yes"]);
+    hooks::assert_undone(&lab);
+    assert!(hooks::is_reached(&lab, "node-2", 8099));
+    hooks::close(&lab);
+    until("that the hosts are as they were", 60, || {
+        let left = bare.differences(&Traces::on(&lab, &["node-1", "node-2"]));
+        match left.is_empty() {
+            true => Ok(()),
+            false => Err(left.join("\n")),
+        }
+    });
     assert_eq!(
         lab.sh("node-2", "hostname; cat /etc/hostname"),
         "node-2\nnode-2\n"

@@ -19,9 +19,10 @@ use crate::host::generation;
 use crate::host::journal::Journal;
 use crate::host::leave::{self, Left, Traces};
 use crate::host::recipe::{ExtraFile, Recipe};
-use crate::host::{Part, Root, evidence, setting, switch, unit};
+use crate::host::{Part, Root, evidence, hook, setting, switch, unit};
 use crate::node::{self, balancer::Seeds};
 use crate::oci::{Reference, Store};
+use crate::spec::plugin::Phase;
 
 /// How long a unit may take to run.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -252,6 +253,7 @@ pub(super) async fn leave_host(scope: Scope, call: Leave) -> Result<Left> {
         let root = Root::host()?;
         switch::recover(&root)?;
         let journal = Journal::open(&root, &call.run)?;
+        hook::moment(&root, &journal, Phase::BeforeLeave, &context)?;
         // Where no generation ever came into use, a container runtime is someone
         // else's.
         let is_in_use = generation::current(&root, Part::Node)?.is_some();

@@ -3,6 +3,7 @@
 mod blobs;
 mod distro;
 mod exchange;
+mod hook;
 mod host;
 mod lock;
 mod node;
@@ -61,6 +62,12 @@ pub fn router() -> Router {
         .on(probe::measure_writes)
         .on(probe::read_filter)
         .on(probe::read_clock)
+        .on(hook::read)
+        .on(hook::check)
+        .on(hook::apply)
+        .on(hook::undo)
+        .on(hook::moment)
+        .on(hook::forget)
 }
 
 /// Runs work that blocks away from the connection.

@@ -99,6 +99,43 @@ pub struct Facts {
     pub managed: Managed,
 }
 
+/// What a plugin is told of a host: what of the facts takes no time.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Brief {
+    /// In Go's words: `amd64`, `arm64`.
+    pub architecture: String,
+    /// From os-release(5).
+    pub os: Os,
+    /// The kernel's release.
+    pub kernel: String,
+    /// Processors that are online.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// 1 or 2.
+    pub cgroup_version: u8,
+    /// What the host is confined in; none on a machine.
+    pub container: Option<String>,
+}
+
+impl Brief {
+    /// Looks at the host.
+    pub fn gather(root: &Root) -> Brief {
+        let source = Source { root };
+        Brief {
+            architecture: architecture(),
+            os: os(&source),
+            kernel: source
+                .text("/proc/sys/kernel/osrelease")
+                .unwrap_or_default(),
+            cpus: kernel::cpus(&source),
+            memory: kernel::memory(&source),
+            cgroup_version: kernel::cgroup(&source).version,
+            container: kernel::container(&source),
+        }
+    }
+}
+
 /// A value, or why there is none.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

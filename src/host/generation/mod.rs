@@ -13,8 +13,8 @@
 //!   changed again.
 //! - A manifest says all that a switch needs to know; the recipe is in it for
 //!   comparison and for people.
-//! - A generation that a switch points to, or that a pending switch came from or
-//!   goes to, is never removed.
+//! - A generation that a switch points to, that a pending switch came from or goes
+//!   to, or that holds a plugin that did something, is never removed.
 
 mod layers;
 mod place;
@@ -28,6 +28,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::hook;
 use super::journal::{self, Operation};
 use super::object::{self, Objects, Swept, list};
 use super::recipe::Recipe;
@@ -306,12 +307,15 @@ fn expendable(all: &[Summary]) -> Vec<u64> {
         .collect()
 }
 
-/// Generations that a switch points to, or that a pending switch concerns.
+/// Generations that a switch points to, that a pending switch concerns, or whose
+/// plugins did something.
 fn in_use(root: &Root) -> Result<HashSet<u64>> {
     let mut used = HashSet::new();
     for part in Part::ALL {
         used.extend(current(root, part)?);
     }
+    // The way back of what plugins did.
+    used.extend(hook::generations(root)?);
     for pending in journal::pending(root)? {
         if let Operation::Switch { from, to, .. } = pending.operation {
             used.extend(from.into_iter().chain(to));

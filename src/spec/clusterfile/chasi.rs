@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::access::Reader;
 use super::decode::At;
 use super::draft::{Draft, HostDraft, Said};
+use super::plugins;
 use super::problem::{Problem, Problems};
 use super::shape::{self, Role};
 use crate::spec::cluster::{Environment, Host, HostsEntry, NodeAddresses, Roles, Ssh, Swap, Taint};
@@ -44,6 +45,7 @@ pub(super) fn draft(document: &shape::Document, reader: &Reader<'_>) -> Option<D
         draft.registry.fall_through = value(&registry.fall_through).copied().unwrap_or(false);
     }
     draft.env = environment(&spec.env);
+    draft.plugins = plugins::read(&spec.plugins, &draft.hosts.value, problems);
     Some(draft)
 }
 

@@ -19,7 +19,7 @@ use super::problem::{Problem, Problems, nearest};
 use super::tree::{Key, Node, Value};
 
 /// Reads `node` as a `T`. On `None` the reason is among the problems.
-pub(super) fn decode<T: for<'de> Deserialize<'de>>(
+pub(in crate::spec) fn decode<T: for<'de> Deserialize<'de>>(
     node: &Node,
     problems: &Problems<'_>,
 ) -> Option<T> {
@@ -471,7 +471,10 @@ impl<'de> SeqAccess<'de> for Items<'_> {
         seed: T,
     ) -> Result<Option<T::Value>, Fault> {
         match self.items.next() {
-            Some(item) => seed.deserialize(self.decoder.child(item)).map(Some),
+            Some(item) => {
+                let decoder = self.decoder.child(item);
+                decoder.located(seed.deserialize(decoder)).map(Some)
+            }
             None => Ok(None),
         }
     }
@@ -525,7 +528,8 @@ impl<'de> MapAccess<'de> for Entries<'_> {
 
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Fault> {
         let node = self.value.take().unwrap_or(self.decoder.node);
-        seed.deserialize(self.decoder.child(node))
+        let decoder = self.decoder.child(node);
+        decoder.located(seed.deserialize(decoder))
     }
 }
 

@@ -12,7 +12,7 @@ use super::problem::{Problem, Problems};
 use crate::spec::certificate::{CertificateName, Validity};
 use crate::spec::cluster::{
     Cluster, Environment, FileOverride, Host, HostKey, Hosts, KubeadmDocuments, Kubernetes,
-    MaskSizes, Network, NodeAddresses, Registry, Settings, Swap,
+    MaskSizes, Network, NodeAddresses, Plugin, Registry, Settings, Swap,
 };
 use crate::spec::name::{ClusterName, FeatureGate, ImageName};
 use crate::spec::network::{Address, Cidr, Domain, Endpoint, Family};
@@ -65,6 +65,7 @@ pub(super) struct Draft {
     pub(super) env: Environment,
     pub(super) kubeadm: KubeadmDocuments,
     pub(super) overrides: Vec<FileOverride>,
+    pub(super) plugins: Vec<Plugin>,
 }
 
 impl Draft {
@@ -97,6 +98,7 @@ impl Draft {
             env: Environment::new(),
             kubeadm: KubeadmDocuments::default(),
             overrides: Vec::new(),
+            plugins: Vec::new(),
         }
     }
 
@@ -127,6 +129,7 @@ impl Draft {
             env: self.env,
             kubeadm: self.kubeadm,
             overrides: self.overrides,
+            plugins: self.plugins,
         })
     }
 

@@ -14,6 +14,7 @@ mod decode;
 mod draft;
 mod kubeadm;
 mod kubeadm_rules;
+mod plugins;
 mod problem;
 mod schema;
 mod sealer;
@@ -28,9 +29,12 @@ use std::path::Path;
 pub use arguments::Arguments;
 pub use problem::Warning;
 
+pub(super) use decode::decode;
+pub(super) use problem::{Problem, Problems, nearest};
+pub(super) use tree::{Node, documents};
+
 use self::access::{Places, Reader};
-use self::problem::{Problem, Problems, nearest};
-use self::tree::{Node, Value};
+use self::tree::Value;
 use super::cluster::Cluster;
 use crate::error::{Error, Kind, Result, ResultExt};
 
@@ -88,7 +92,7 @@ impl Clusterfile {
             base: Path::new(path).parent().unwrap_or(Path::new("")),
             home,
         };
-        let documents = tree::documents(&problems);
+        let documents = documents(&problems);
         let cluster = if problems.is_empty() {
             read_documents(&documents, places, &problems)
         } else {
@@ -141,18 +145,18 @@ fn read_documents(
     };
     let draft = match origin {
         Origin::Chasi => {
-            let shape: shape::Document = decode::decode(document, problems)?;
+            let shape: shape::Document = decode(document, problems)?;
             chasi::draft(&shape, &reader)
         }
         Origin::Sealer => {
-            let shape: sealer::Document = decode::decode(document, problems)?;
+            let shape: sealer::Document = decode(document, problems)?;
             sealer::draft(&shape, &reader)
         }
     };
     let overrides: Vec<_> = sorted
         .configs
         .iter()
-        .filter_map(|document| sealer::config(&decode::decode(document, problems)?, problems))
+        .filter_map(|document| sealer::config(&decode(document, problems)?, problems))
         .collect();
     let mut draft = draft?;
     draft.overrides = overrides;

@@ -1,17 +1,19 @@
 //! What is wrong with a file: collected while it is read, so that a person sees
 //! all of it at once, and then made into one error that points into the file.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::error::{Error, Kind, Snippet};
+use crate::spec::text::Source;
 
 /// How many problems are kept. A file with more is of another kind altogether.
 const KEPT: usize = 50;
 
 /// Something wrong at a place.
 #[derive(Clone, Debug)]
-pub(super) struct Problem {
+pub(in crate::spec) struct Problem {
     message: String,
     span: Range<usize>,
     hints: Vec<String>,
@@ -19,7 +21,7 @@ pub(super) struct Problem {
 
 impl Problem {
     /// `message` follows the rules of [`Error::new`].
-    pub(super) fn new(span: Range<usize>, message: impl Into<String>) -> Self {
+    pub(in crate::spec) fn new(span: Range<usize>, message: impl Into<String>) -> Self {
         Problem {
             message: message.into(),
             span,
@@ -28,7 +30,7 @@ impl Problem {
     }
 
     /// A remedy.
-    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(in crate::spec) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
     }
@@ -44,22 +46,24 @@ pub struct Warning {
 }
 
 /// A file and what was found in it.
-pub(super) struct Problems<'a> {
+pub(in crate::spec) struct Problems<'a> {
     path: &'a str,
     text: &'a str,
     kind: Kind,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<(Range<usize>, String)>>,
+    source: OnceCell<Arc<Source>>,
 }
 
 impl<'a> Problems<'a> {
-    pub(super) fn new(path: &'a str, text: &'a str) -> Self {
+    pub(in crate::spec) fn new(path: &'a str, text: &'a str) -> Self {
         Problems {
             path,
             text,
             kind: Kind::Input,
             problems: RefCell::default(),
             warnings: RefCell::default(),
+            source: OnceCell::new(),
         }
     }
 
@@ -73,7 +77,17 @@ impl<'a> Problems<'a> {
         self.text
     }
 
-    pub(super) fn add(&self, problem: Problem) {
+    /// The file as it may be shown later, when it is known what else is wrong.
+    pub(super) fn source(&self) -> Arc<Source> {
+        Arc::clone(self.source.get_or_init(|| {
+            Arc::new(Source {
+                path: self.path.to_owned(),
+                text: without_secrets(self.text),
+            })
+        }))
+    }
+
+    pub(in crate::spec) fn add(&self, problem: Problem) {
         let mut problems = self.problems.borrow_mut();
         if problems.len() < KEPT {
             problems.push(problem);
@@ -81,7 +95,7 @@ impl<'a> Problems<'a> {
     }
 
     /// Adds a problem that needs neither label nor hint.
-    pub(super) fn say(&self, span: &Range<usize>, message: impl Into<String>) {
+    pub(in crate::spec) fn say(&self, span: &Range<usize>, message: impl Into<String>) {
         self.add(Problem::new(span.clone(), message));
     }
 
@@ -97,7 +111,7 @@ impl<'a> Problems<'a> {
 
     /// The error of all problems in the order of the file, or the warnings when
     /// there are none.
-    pub(super) fn finish(self) -> Result<Vec<Warning>, Error> {
+    pub(in crate::spec) fn finish(self) -> Result<Vec<Warning>, Error> {
         let mut problems = self.problems.into_inner();
         problems.sort_by_key(|problem| problem.span.start);
         let shown = without_secrets(self.text);
@@ -173,7 +187,10 @@ fn hide(text: &str, shown: &mut String) {
 }
 
 /// The known name that `name` was probably meant to be.
-pub(super) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+pub(in crate::spec) fn nearest<'n>(
+    name: &str,
+    known: impl IntoIterator<Item = &'n str>,
+) -> Option<&'n str> {
     let lower = name.to_lowercase();
     known
         .into_iter()

@@ -18,6 +18,7 @@ use crate::spec::name::{
     ModuleName, SysctlName, UserName,
 };
 use crate::spec::network::{Address, Cidr, Domain, Endpoint, InterfaceName};
+use crate::spec::plugin::{PluginName, SettingName, SettingValue};
 
 /// The `apiVersion` of chasi's kinds.
 pub(super) const API_VERSION: &str = "chasi.dev/v1";
@@ -85,6 +86,24 @@ pub(super) struct Spec {
     pub registry: Option<At<Registry>>,
     /// Variables for the templates of the image, for every host.
     pub env: Option<At<Variables>>,
+    /// Plugins of the image that are turned on, with their settings, in the order
+    /// in which they run.
+    pub plugins: Option<At<Vec<At<Plugin>>>>,
+}
+
+/// A plugin of the image.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Plugin {
+    /// Its name.
+    pub name: At<PluginName>,
+    /// Whether it runs. Default: true.
+    pub enabled: Option<At<bool>>,
+    /// The hosts that this is about. Default: all. A plugin can be named again
+    /// for other hosts.
+    pub hosts: Option<At<Vec<At<HostName>>>>,
+    /// What it is told; its manifest says what it takes.
+    pub settings: Option<At<BTreeMap<SettingName, At<SettingValue>>>>,
 }
 
 /// Variables by name. A value is text, a number, a boolean, or a list of them.

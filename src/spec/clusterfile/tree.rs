@@ -16,8 +16,8 @@ const MAX_DOCUMENTS: usize = 64;
 
 /// A value and its place, in bytes of the text.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) span: Range<usize>,
+pub(in crate::spec) struct Node {
+    pub(in crate::spec) span: Range<usize>,
     pub(super) value: Value,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Key {
 
 impl Node {
     /// The value of an entry of a map.
-    pub(super) fn get(&self, name: &str) -> Option<&Node> {
+    pub(in crate::spec) fn get(&self, name: &str) -> Option<&Node> {
         self.entries()
             .iter()
             .find(|(key, _)| key.name == name)
@@ -95,7 +95,7 @@ impl Node {
 }
 
 /// Reads the documents of a text. What is wrong is added to `problems`.
-pub(super) fn documents(problems: &Problems<'_>) -> Vec<Node> {
+pub(in crate::spec) fn documents(problems: &Problems<'_>) -> Vec<Node> {
     let text = problems.text();
     let options = serde_saphyr::options! {
         strict_booleans: true,

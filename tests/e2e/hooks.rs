@@ -1,0 +1,179 @@
+//! Plugins on lab hosts: those that chasi ships and one of the image's own. They run
+//! in the cluster of `variants`, which sets up and deletes a site anyway.
+
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::lab::{Lab, chasi, succeed, until};
+use crate::site::Site;
+
+/// The image with plugins.
+pub const IMAGE: &str = "chasi/demo:plugins";
+
+/// What the Clusterfile says of plugins.
+pub const PLUGINS: &str = "  plugins:
+    - {name: sysctl, settings: {profiles: [network]}}
+    - {name: firewall, settings: {allow: [tcp/8098]}}
+    - {name: time-zone, settings: {zone: Etc/GMT-3}}
+";
+
+/// An image on top of `base` with chasi's plugins and one of its own.
+pub fn build_image(site: &Site, base: &str) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let context = tempfile::tempdir().unwrap();
+    let build = |name: &str, context: &Path| {
+        succeed(
+            chasi()
+                .args(["--quiet", "build", "-t", name, "--lock-file"])
+                .arg(site.path("plugins.lock"))
+                .arg(context)
+                .env("CHASI_STORE", site.path("store")),
+        )
+    };
+    build("chasi/plugins:1", &root.join("plugins"));
+    let own = root.join("tests/e2e/mark");
+    succeed(
+        Command::new("cp")
+            .args(["-r", "--"])
+            .arg(own)
+            .arg(context.path()),
+    );
+    copy_nft(context.path());
+    let kubefile = format!(
+        "FROM {base}\nINCLUDE chasi/plugins:1\nLAYER app\nCOPY mark /chasi/hooks/mark/\n\
+         COPY nft /opt/nft/\nCOPY --chmod=0755 nft.sh /usr/local/bin/nft\n"
+    );
+    std::fs::write(context.path().join("Kubefile"), kubefile).unwrap();
+    build(IMAGE, context.path());
+}
+
+/// The machine's `nft` with its libraries: bare hosts have none.
+fn copy_nft(context: &Path) {
+    let nft = "/usr/sbin/nft";
+    let libraries = succeed(Command::new("ldd").arg(nft));
+    let paths: Vec<&str> = libraries
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+        .collect();
+    let loader = paths.iter().find(|path| path.contains("/ld-")).unwrap();
+    let to = context.join("nft");
+    std::fs::create_dir(&to).unwrap();
+    succeed(Command::new("cp").arg("-L").args(&paths).arg(nft).arg(&to));
+    let loader = Path::new(loader).file_name().unwrap().to_str().unwrap();
+    let script =
+        format!("#!/bin/sh\nexec /opt/nft/{loader} --library-path /opt/nft /opt/nft/nft \"$@\"\n");
+    std::fs::write(context.join("nft.sh"), script).unwrap();
+}
+
+/// A service that takes connections on two ports, until [`close`].
+pub fn open(lab: &Lab) {
+    let listen = "systemd-run --quiet --unit=e2e-listen systemd-socket-activate --accept --inetd \
+                  --listen=8098 --listen=8099 cat";
+    lab.sh("node-2", listen);
+    until("that it listens", 10, || {
+        match lab.sh("node-2", "ss -ltnH").contains(":8099 ") {
+            true => Ok(()),
+            false => Err("nobody listens".into()),
+        }
+    });
+}
+
+/// Ends what [`open`] began.
+pub fn close(lab: &Lab) {
+    lab.sh("node-2", "systemctl stop e2e-listen.service");
+}
+
+/// Whether this machine, which is no host of the cluster, reaches a port.
+pub fn is_reached(lab: &Lab, host: &str, port: u16) -> bool {
+    let address = format!("{}:{port}", lab.address(host)).parse().unwrap();
+    TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok()
+}
+
+/// The firewall closes what is not the cluster's, and nothing else.
+pub fn assert_closed(lab: &Lab) {
+    let reached = |port| is_reached(lab, "node-2", port);
+    for port in [22, 8098] {
+        assert!(reached(port), "{port} is closed");
+    }
+    let patch = r#"{"spec":{"type":"NodePort","ports":[{"port":80,"nodePort":30080}]}}"#;
+    let kubectl = "kubectl --cache-dir /tmp/kube --kubeconfig /etc/kubernetes/admin.conf";
+    lab.sh(
+        "node-1",
+        &format!("{kubectl} -n demo patch service web -p '{patch}'"),
+    );
+    until(
+        "that the Service is reached from outside",
+        30,
+        || match reached(30080) {
+            true => Ok(()),
+            false => Err("30080 is closed".into()),
+        },
+    );
+    assert!(!reached(8099), "8099 is open");
+    assert!(!reached(10250), "kubelet's port is open");
+    assert!(is_reached(lab, "node-1", 6443) && !is_reached(lab, "node-1", 2379));
+    let own = "timeout 5 bash -c '</dev/tcp/127.0.0.1/8099'";
+    assert!(lab.try_sh("node-2", own).status.success());
+    // Another host is not allowed either, and is told so at once.
+    let other = format!(
+        "timeout 5 bash -c '</dev/tcp/{}/8099'",
+        lab.address("node-2")
+    );
+    let said = lab.try_sh("node-1", &other);
+    assert!([Some(1)].contains(&said.status.code()), "{said:?}");
+    let kubelet = format!(
+        "timeout 5 bash -c '</dev/tcp/{}/10250'",
+        lab.address("node-2")
+    );
+    assert!(lab.try_sh("node-1", &kubelet).status.success());
+}
+
+/// What the plugins did is there, and they ran in order.
+pub fn assert_applied(lab: &Lab) {
+    for host in ["node-1", "node-2"] {
+        assert_eq!(lab.sh(host, "cat /proc/sys/net/core/somaxconn"), "32768\n");
+        assert_eq!(lab.sh(host, "cat /etc/mark-after-host"), "hello\n");
+        assert_eq!(lab.sh(host, "date +%z"), "+0300\n");
+        let log = lab.sh(host, "cat /var/log/mark.log");
+        let expected = "apply before-host\napply after-host\napply before-join\napply after-join\n";
+        assert_eq!(log, expected, "{host}");
+    }
+}
+
+/// What someone changed is planned, and made right, and nothing else.
+pub fn assert_repaired(lab: &Lab, plan: impl Fn() -> Value, run: impl Fn() -> Value) {
+    lab.sh("node-2", "rm /etc/mark-after-host; : >/var/log/mark.log");
+    let steps = plan()["stages"][0]["steps"].clone();
+    assert_eq!(
+        steps,
+        json!([{
+            "host": "beta",
+            "action": {
+                "action": "run-plugin", "plugin": "mark", "phase": "after-host",
+                "why": "the mark is missing", "undo": true,
+                "changes": {"paths": ["/etc/mark-*"], "units": [], "sysctls": [], "other": []},
+            },
+            "undoable": true,
+        }])
+    );
+    assert_eq!(run()["steps"], 1);
+    assert_eq!(lab.sh("node-2", "cat /etc/mark-after-host"), "hello\n");
+    assert_eq!(
+        lab.sh("node-2", "cat /var/log/mark.log"),
+        "apply after-host\n"
+    );
+    lab.sh("node-2", ": >/var/log/mark.log");
+}
+
+/// They were undone, the last first, around the host's own way back.
+pub fn assert_undone(lab: &Lab) {
+    assert_eq!(
+        lab.sh("node-2", "cat /var/log/mark.log"),
+        "apply before-leave\nundo after-join\nundo before-join\nundo after-host\n\
+         undo before-host\napply after-leave\n"
+    );
+}
