@@ -3,8 +3,10 @@
 pub mod blobs;
 pub mod distro;
 pub mod exchange;
+pub mod history;
 pub mod hook;
 pub mod host;
+pub mod inspect;
 pub mod lock;
 pub mod node;
 pub mod probe;

@@ -257,6 +257,9 @@ impl std::fmt::Display for Summary<'_> {
             (true, true) => writeln!(f, "Cluster `{cluster}` is up, from {image}.\n")?,
             (_, false) => writeln!(f, "Cluster `{cluster}` is up in part, from {image}.\n")?,
         }
+        if !self.report.ignored.is_empty() {
+            writeln!(f, "Ignored checks: {}.\n", self.report.ignored.join(", "))?;
+        }
         let mut nodes = Table::new(["NODE", "STATE", "ROLES", "VERSION"]);
         for node in &self.nodes {
             let state = if node.ready { "Ready" } else { "NotReady" };

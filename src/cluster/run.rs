@@ -3,7 +3,7 @@
 //! [`prepare`] looks at everything and changes nothing: it connects, asks, checks
 //! and plans. [`Prepared::apply`] carries the plan out and verifies the result.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -20,11 +20,12 @@ use super::survey::{HostState, Survey};
 use super::verify::verify;
 use crate::agent::calls::blobs::BlobsMissing;
 use crate::agent::calls::distro::ClusterReport;
+use crate::agent::calls::history::{HistoryEntry, RecordRun, RunOutcome};
 use crate::agent::calls::host::{CheckSettings, HostReport, ReadHost};
 use crate::agent::{Client, ClusterLock};
 use crate::distro::Role;
 use crate::error::{Error, Kind, Result};
-use crate::event::Context;
+use crate::event::{Context, Event};
 use crate::host::Part;
 use crate::oci::{Blob, ClusterImage, Store};
 use crate::remote::Target;
@@ -74,6 +75,8 @@ pub struct Report {
     pub state: ClusterReport,
     /// Hosts that this run did not touch, or that failed.
     pub left_out: Vec<LeftOut>,
+    /// Checks that found something, or could not look, and were ignored.
+    pub ignored: Vec<String>,
 }
 
 /// Connects, asks, checks and plans. Changes nothing.
@@ -315,6 +318,9 @@ impl Prepared {
     /// Carries the plan out, verifies, and ends the connections.
     pub async fn apply(self, context: &Context) -> Result<Report> {
         let result = self.change(context).await;
+        if !self.plan.is_empty() {
+            self.record(context, &result).await;
+        }
         if let Err(error) = &result
             && evidence::is_worth_it(error)
         {
@@ -365,7 +371,53 @@ impl Prepared {
             steps: outcome.done.len(),
             state,
             left_out,
+            ignored: self.ignored(),
         })
+    }
+
+    /// The checks that found something, or could not look, and were ignored.
+    fn ignored(&self) -> Vec<String> {
+        let ignored = self.findings.iter().filter(|finding| finding.ignored);
+        let ids: BTreeSet<&str> = ignored.map(|finding| finding.check).collect();
+        ids.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Adds this run to the history on the control planes. What was done stays done,
+    /// whatever becomes of that.
+    async fn record(&self, context: &Context, result: &Result<Report>) {
+        let outcome = match result {
+            // Somebody else's run; this one has not begun.
+            Err(error) if error.kind() == Kind::Locked => return,
+            Err(_) => RunOutcome::Failed,
+            Ok(report) if report.left_out.is_empty() => RunOutcome::Done,
+            Ok(_) => RunOutcome::Partial,
+        };
+        let visitor = &self.request.visitor;
+        let entry = HistoryEntry {
+            version: 1,
+            run: visitor.run.clone(),
+            who: visitor.who.clone(),
+            when: jiff::Timestamp::now(),
+            command: "run".to_owned(),
+            image: self.plan.digest,
+            kubernetes: self.plan.version.clone(),
+            ignored: self.ignored(),
+            outcome,
+        };
+        let names = control_planes(&self.request.cluster);
+        let recording = names.iter().filter_map(|name| {
+            let client = self.clients.get(*name).filter(|client| client.is_alive())?;
+            let entry = entry.clone();
+            Some(client.call(RecordRun { entry }))
+        });
+        let failed = join_all(recording).await;
+        let failed = failed.into_iter().filter_map(Result::err);
+        // Who stops it waits for nothing more, and was told so.
+        for error in failed.filter(|error| error.kind() != Kind::Interrupted) {
+            let host = error.host().map(str::to_owned);
+            let text = format!("the run is not in the history there: {error}");
+            context.emit(Event::Warning { host, text });
+        }
     }
 
     /// Carries the plan out under the cluster's lock.

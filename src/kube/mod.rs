@@ -9,6 +9,7 @@
 mod apply;
 mod client;
 pub mod drain;
+pub mod inspect;
 mod node;
 mod pod;
 

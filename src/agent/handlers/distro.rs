@@ -218,23 +218,27 @@ pub(super) async fn read_objects(scope: Scope, _: ReadObjects) -> Result<Vec<Obj
     .await
 }
 
+/// `kube-system`, and the namespaces that chasi's own objects made, and no others.
+pub(super) fn system_namespaces(state: &Path) -> Vec<String> {
+    let recorded = record(state)
+        .map(|record| record.objects)
+        .unwrap_or_default();
+    let made = recorded
+        .into_iter()
+        .filter(|object| object.kind == "Namespace")
+        .map(|object| object.name);
+    let all: BTreeSet<String> = std::iter::once("kube-system".to_owned())
+        .chain(made)
+        .collect();
+    all.into_iter().collect()
+}
+
 pub(super) async fn cluster_state(scope: Scope, call: ClusterState) -> Result<ClusterReport> {
     let connection = connect(call.address).await?;
-    let mut namespaces: BTreeSet<String> = call.namespaces.into_iter().collect();
-    if namespaces.is_empty() {
-        namespaces.insert("kube-system".to_owned());
-        let recorded = record(scope.root())
-            .map(|record| record.objects)
-            .unwrap_or_default();
-        // Namespaces that chasi's own objects made, and no others.
-        namespaces.extend(
-            recorded
-                .into_iter()
-                .filter(|object| object.kind == "Namespace")
-                .map(|object| object.name),
-        );
-    }
-    let namespaces: Vec<String> = namespaces.into_iter().collect();
+    let namespaces = match call.namespaces.is_empty() {
+        true => system_namespaces(scope.root()),
+        false => call.namespaces,
+    };
     let (nodes, pods) = futures::try_join!(
         kube::nodes(&connection),
         kube::system_pods(&connection, &namespaces)

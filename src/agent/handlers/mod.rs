@@ -3,8 +3,10 @@
 mod blobs;
 mod distro;
 mod exchange;
+mod history;
 mod hook;
 mod host;
+mod inspect;
 mod lock;
 mod node;
 mod probe;
@@ -54,6 +56,11 @@ pub fn router() -> Router {
         .on(host::tag_image)
         .on(host::read_journals)
         .on(host::leave_host)
+        .on(history::record_run)
+        .on(history::read_history)
+        .on(inspect::inspect_cluster)
+        .on(inspect::inspect_etcd)
+        .on(inspect::read_expiries)
         .on(probe::open_probes)
         .on(probe::close_probes)
         .on(probe::reach_ports)

@@ -8,7 +8,9 @@ use futures::future::join_all;
 use super::measure::{self, Member};
 use super::registry::{Check, Need};
 use super::site::{Clock, Closed, Site, SiteHost, Vip, Ways};
+use crate::agent::calls::distro::WaitApi;
 use crate::agent::calls::host::{HostReport, ReadHost};
+use crate::agent::calls::inspect::{ClusterInspection, InspectCluster, InspectEtcd, ReadExpiries};
 use crate::agent::calls::probe::{AskByArp, MeasureWrites, ReadClock, ReadFilter};
 use crate::agent::{Call, Client};
 use crate::cluster::desired::node_addresses;
@@ -61,6 +63,7 @@ pub(super) async fn site<'a>(
             .collect(),
         ways: not_asked(),
         vip: not_asked(),
+        running: not_asked(),
     };
     let vxlan = site.has_vxlan();
     // Clocks first, and alone: what else goes on would make the answers late.
@@ -100,7 +103,79 @@ pub(super) async fn site<'a>(
     for (host, writes) in site.hosts.iter_mut().zip(writes) {
         host.writes = writes;
     }
+    if needs(Need::Running) {
+        running(&mut site, clients, needs(Need::Drains)).await;
+    }
     site
+}
+
+/// What runs: each host's own part, then what the first API server that is ready says.
+async fn running(site: &mut Site<'_>, clients: &Clients, drains: bool) {
+    let asked = site.hosts.iter().map(|host| async {
+        let (Ok(report), Some(Ok(client))) = (&host.report, clients.get(host.host.name.as_str()))
+        else {
+            return None;
+        };
+        let address = report.api;
+        let (api, etcd, expiries) = tokio::join!(
+            on_control_plane(address, |address| async move {
+                let ready = client
+                    .call(WaitApi {
+                        address,
+                        seconds: 0,
+                    })
+                    .await;
+                match known(ready) {
+                    Known::Is(()) => Known::Is(Ok(())),
+                    Known::Unknown(why) if client.is_alive() => Known::Is(Err(why)),
+                    Known::Unknown(why) => Known::Unknown(why),
+                }
+            }),
+            on_control_plane(address, |address| ask(
+                client.clone(),
+                InspectEtcd { address }
+            )),
+            ask(client.clone(), ReadExpiries {}),
+        );
+        Some((api, etcd, expiries))
+    });
+    let answers = join_all(asked).await;
+    for (host, answer) in site.hosts.iter_mut().zip(answers) {
+        if let Some((api, etcd, expiries)) = answer {
+            (host.api, host.etcd, host.expiries) = (api, etcd, expiries);
+        }
+    }
+    site.running = inspect(site, clients, drains).await;
+}
+
+/// Asks what only a host with an API server has.
+async fn on_control_plane<T, F: Future<Output = Known<T>>>(
+    address: Option<IpAddr>,
+    question: impl FnOnce(IpAddr) -> F,
+) -> Known<T> {
+    match address {
+        Some(address) => question(address).await,
+        None => Known::Unknown("chasi has made no control plane on the host".to_owned()),
+    }
+}
+
+async fn inspect(site: &Site<'_>, clients: &Clients, drains: bool) -> Known<ClusterInspection> {
+    let mut why = "no control plane could be asked".to_owned();
+    for host in &site.hosts {
+        let (Ok(report), Some(Ok(client)), Known::Is(Ok(()))) = (
+            &host.report,
+            clients.get(host.host.name.as_str()),
+            &host.api,
+        ) else {
+            continue;
+        };
+        let Some(address) = report.api else { continue };
+        match ask(client.clone(), InspectCluster { address, drains }).await {
+            Known::Is(found) => return Known::Is(found),
+            Known::Unknown(reason) => why = reason,
+        }
+    }
+    Known::Unknown(why)
 }
 
 fn not_asked<T>() -> Known<T> {
@@ -117,6 +192,9 @@ fn bare(
         clock: not_asked(),
         filter: not_asked(),
         writes: not_asked(),
+        api: not_asked(),
+        etcd: not_asked(),
+        expiries: not_asked(),
     }
 }
 

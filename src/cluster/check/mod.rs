@@ -8,6 +8,8 @@
 
 mod access;
 mod between;
+mod change;
+mod etcd;
 mod gather;
 mod identity;
 mod measure;
@@ -16,6 +18,7 @@ mod outcome;
 mod registry;
 mod residue;
 mod resources;
+mod running;
 mod sample;
 mod site;
 mod system;

@@ -55,6 +55,10 @@ pub enum Need {
     Ways,
     /// Who has the control plane's address.
     Vip,
+    /// What runs: the API, etcd, certificates.
+    Running,
+    /// What draining each node would do.
+    Drains,
 }
 
 impl Need {
@@ -167,6 +171,9 @@ pub fn all() -> impl Iterator<Item = &'static Check> {
         super::network::CHECKS,
         super::between::CHECKS,
         super::residue::CHECKS,
+        super::running::CHECKS,
+        super::etcd::CHECKS,
+        super::change::CHECKS,
     ]
     .into_iter()
     .flatten()

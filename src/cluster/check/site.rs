@@ -4,6 +4,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::agent::calls::host::HostReport;
+use crate::agent::calls::inspect::ClusterInspection;
+use crate::distro::kubeadm::etcd_health::EtcdHealth;
+use crate::distro::kubeadm::expiry::Expiry;
 use crate::distro::ports::Protocol;
 use crate::error::{Error, Kind};
 use crate::host::facts::{Facts, Known};
@@ -23,6 +26,8 @@ pub(super) struct Site<'a> {
     pub ways: Known<Ways>,
     /// Who has the control plane's address.
     pub vip: Known<Vip>,
+    /// What the API says.
+    pub running: Known<ClusterInspection>,
 }
 
 /// A host, and what is known of it.
@@ -37,6 +42,12 @@ pub(super) struct SiteHost<'a> {
     pub filter: Known<Filter>,
     /// How fast the disk of etcd's data is.
     pub writes: Known<Writes>,
+    /// Whether its API server is ready, or why not.
+    pub api: Known<std::result::Result<(), String>>,
+    /// How its member of etcd is.
+    pub etcd: Known<EtcdHealth>,
+    /// When its certificates end.
+    pub expiries: Known<Vec<Expiry>>,
 }
 
 /// A host's clock, compared with the controller's.

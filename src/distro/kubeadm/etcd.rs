@@ -59,7 +59,7 @@ impl Etcd {
         })
     }
 
-    async fn ask(&self, path: &str, body: &Value) -> Result<Value> {
+    pub(super) async fn ask(&self, path: &str, body: &Value) -> Result<Value> {
         let problem = || format!("etcd at {} does not answer", self.base);
         let response = self
             .client

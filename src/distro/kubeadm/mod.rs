@@ -4,6 +4,8 @@
 pub mod config;
 pub mod credential;
 pub mod etcd;
+pub mod etcd_health;
+pub mod expiry;
 pub mod objects;
 pub mod pki;
 pub mod runtime;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, Timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recv, sendto,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, ipproto, recv, send,
     socket_with,
 };
 use serde::{Deserialize, Serialize};
@@ -112,6 +112,9 @@ impl Echo {
         let flags = SocketFlags::CLOEXEC;
         let socket = socket_with(family, SocketType::RAW, flags, Some(protocol))?;
         never_apart(&socket, address)?;
+        // Otherwise it would hear the answers of all other hosts as well.
+        connect(&socket, &SocketAddr::new(address, 0))?;
+        let nonce = own_nonce(address, nonce);
         Ok(Echo {
             socket,
             address,
@@ -125,11 +128,12 @@ impl Echo {
         for _ in 0..ATTEMPTS {
             self.sequence = self.sequence.wrapping_add(1);
             let request = request(self.address, size, self.sequence, self.nonce);
-            let to = SocketAddr::new(self.address, 0);
-            match sendto(&self.socket, &request, SendFlags::empty(), &to) {
+            match send(&self.socket, &request, SendFlags::empty()) {
                 Ok(_) => {}
                 // Larger than the own interface takes.
                 Err(Errno::MSGSIZE) => return Ok(false),
+                // What came of an earlier one: nobody has the address, or says so.
+                Err(Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::CONNREFUSED) => {}
                 Err(error) => return Err(error.into()),
             }
             if self.is_answered(Instant::now() + patience)? {
@@ -155,7 +159,13 @@ impl Echo {
                 Err(Errno::AGAIN) => return Ok(false),
                 // A router or the own host says that it was too large, or that there
                 // is nobody; the answer does not come then.
-                Err(Errno::MSGSIZE | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::INTR) => {}
+                Err(
+                    Errno::MSGSIZE
+                    | Errno::HOSTUNREACH
+                    | Errno::NETUNREACH
+                    | Errno::CONNREFUSED
+                    | Errno::INTR,
+                ) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -218,6 +228,19 @@ fn never_apart(socket: impl AsFd, address: IpAddr) -> rustix::io::Result<()> {
         IpAddr::V4(_) => sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE),
         IpAddr::V6(_) => sockopt::set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::PROBE),
     }
+}
+
+/// A nonce for one host alone: whose answer it is must be beyond doubt.
+fn own_nonce(address: IpAddr, nonce: Nonce) -> Nonce {
+    let octets = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    };
+    let mut own = nonce.0;
+    for (byte, octet) in own.iter_mut().zip(octets) {
+        *byte ^= octet;
+    }
+    Nonce(own)
 }
 
 /// An echo request that makes a packet of `size` bytes. The identifier is the first
@@ -314,6 +337,16 @@ mod tests {
         let datagrams = Datagrams::open(at, NONCE).unwrap();
         assert!(datagrams.passes(1400, PATIENCE).unwrap());
         assert_eq!(answering.join().unwrap() + 28, 1400);
+    }
+
+    #[test]
+    fn the_answer_of_another_host_does_not_count() {
+        let [one, other] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(IpAddr::from);
+        let mut reply = vec![0x45; 20];
+        reply.extend(request(one, 100, 5, own_nonce(one, NONCE)));
+        reply[20] = 0;
+        assert!(is_reply(one, &reply, 5, own_nonce(one, NONCE)));
+        assert!(!is_reply(other, &reply, 5, own_nonce(other, NONCE)));
     }
 
     #[test]

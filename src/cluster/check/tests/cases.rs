@@ -2,24 +2,29 @@
 //! where all else is well.
 
 use super::super::site::{Clock, Stage, Vip};
-use super::world::{World, destination, listener};
+use super::world::{World, destination, listener, pod};
 use crate::distro::kubeadm::credential::Membership;
+use crate::distro::kubeadm::etcd_health::EtcdHealth;
+use crate::host::Part;
 use crate::host::facts::{Feature, HostsLine, Known, Proxy, Swap};
 use crate::host::probe::{Filter, Neighbour, Path, Reached, Writes};
+use crate::host::switch::{Change, What};
+use crate::kube::drain::{Blocked, BudgetProblem, Homeless, Obstacle, Verdict};
+use crate::kube::inspect::{DeprecatedApi, LocalVolume};
 
 /// Changes what is known.
-pub(super) type Change = fn(&mut World);
+pub(super) type Step = fn(&mut World);
 
 /// A check, what makes it pass (mostly nothing), what it finds wrong, and what keeps
 /// it from looking.
 pub(super) struct Case {
     pub id: &'static str,
-    pub pass: Change,
-    pub fail: Change,
-    pub blind: Option<Change>,
+    pub pass: Step,
+    pub fail: Step,
+    pub blind: Option<Step>,
 }
 
-const fn case(id: &'static str, fail: Change) -> Case {
+const fn case(id: &'static str, fail: Step) -> Case {
     Case {
         id,
         pass: |_| (),
@@ -29,12 +34,12 @@ const fn case(id: &'static str, fail: Change) -> Case {
 }
 
 impl Case {
-    const fn blind(mut self, blind: Change) -> Case {
+    const fn blind(mut self, blind: Step) -> Case {
         self.blind = Some(blind);
         self
     }
 
-    const fn after(mut self, pass: Change) -> Case {
+    const fn after(mut self, pass: Step) -> Case {
         self.pass = pass;
         self
     }
@@ -49,6 +54,22 @@ fn other_cluster(world: &mut World) {
         cluster: "bar".into(),
         node: "w1".into(),
     });
+}
+
+fn no_answer(world: &mut World) {
+    world.running().nodes = Err("no answer".into());
+}
+
+fn etcd(world: &mut World) -> &mut EtcdHealth {
+    match &mut world.measured("m1").etcd {
+        Known::Is(health) => health,
+        Known::Unknown(why) => panic!("{why}"),
+    }
+}
+
+fn block(world: &mut World, obstacle: Obstacle) {
+    let pod = pod("web-1");
+    world.drain().blocked = vec![Blocked { pod, obstacle }];
 }
 
 pub(super) const CASES: &[Case] = &[
@@ -200,6 +221,104 @@ pub(super) const CASES: &[Case] = &[
         });
     })
     .blind(|w| w.measured("m1").filter = Known::Is(Filter::default())),
+    case("cluster.api", |w| {
+        w.measured("m1").api = Known::Is(Err("etcd failed: reason withheld".into()));
+    })
+    .blind(|w| w.measured("m1").api = Known::Unknown("the agent has gone".into())),
+    case("cluster.nodes", |w| {
+        w.running().nodes.as_mut().unwrap()[1].ready = false;
+    })
+    .blind(|w| w.running = Known::Unknown("no API".into())),
+    case("cluster.cordoned", |w| {
+        w.running().nodes.as_mut().unwrap()[1].unschedulable = true;
+    })
+    .blind(no_answer),
+    case("cluster.strangers", |w| {
+        let nodes = w.running().nodes.as_mut().unwrap();
+        let mut stranger = nodes[0].clone();
+        stranger.name = "w9".into();
+        nodes.push(stranger);
+    })
+    .blind(no_answer),
+    case("cluster.pods", |w| {
+        w.running().pods.as_mut().unwrap()[0].ready = false;
+    })
+    .blind(|w| w.running().pods = Err("forbidden".into())),
+    case("cluster.services", |w| {
+        w.report("w1").stopped = vec!["containerd.service".into()];
+    })
+    .after(World::manage)
+    .blind(|w| w.close("w1", Stage::Agent)),
+    case("cluster.files", |w| {
+        let part = w.facts("w1").managed.parts.get_mut(&Part::Node).unwrap();
+        let path = "/etc/containerd/config.toml".into();
+        part.drift.push(Change {
+            path,
+            what: What::Add,
+        });
+    })
+    .after(World::manage)
+    .blind(|w| {
+        let part = w.facts("w1").managed.parts.get_mut(&Part::Node).unwrap();
+        part.obstacle = Some("permission denied".into());
+    }),
+    case("certificates.expiry", |w| {
+        let Known::Is(expiries) = &mut w.measured("w1").expiries else {
+            panic!("no certificates")
+        };
+        expiries[0].ends = Ok(0);
+    })
+    .after(World::manage)
+    .blind(|w| w.measured("w1").expiries = Known::Is(Vec::new())),
+    case("certificates.requests", |w| {
+        w.running().requests = Ok(vec!["csr-abc".into()]);
+    })
+    .blind(|w| w.running().requests = Err("forbidden".into())),
+    case("etcd.health", |w| etcd(w).has_leader = false)
+        .blind(|w| w.measured("m1").etcd = Known::Unknown("connection refused".into())),
+    case("etcd.quota", |w| etcd(w).size = 2_000_000_000).blind(|w| etcd(w).quota = None),
+    case("versions.architecture", |w| {
+        w.facts("w1").architecture = "arm64".into()
+    })
+    .blind(|w| w.image = Err("the image is not here".into())),
+    case("versions.skew", |w| {
+        w.running().version = Ok("v1.32.1".into())
+    })
+    .blind(|w| w.running().version = Err("no answer".into())),
+    case("versions.deprecated-apis", |w| {
+        let (name, removed_in) = ("batch/v1beta1 cronjobs".into(), "1.25".into());
+        w.running().deprecated = Ok(vec![DeprecatedApi { name, removed_in }]);
+    })
+    .blind(|w| w.running().deprecated = Err("forbidden".into())),
+    case("drain.budgets", |w| {
+        w.drain().budgets = vec![BudgetProblem {
+            budget: "shop/web".into(),
+            verdict: Verdict::Never,
+            desired: 1,
+            healthy: 1,
+            expected: 1,
+            pods: vec![pod("web-1")],
+            unready: Vec::new(),
+        }];
+    })
+    .blind(|w| w.running().drains = Err("forbidden".into())),
+    case("drain.unmanaged", |w| block(w, Obstacle::Unmanaged))
+        .blind(|w| w.running().drains = Err("forbidden".into())),
+    case("drain.local-data", |w| block(w, Obstacle::LocalData))
+        .blind(|w| w.running().drains = Err("forbidden".into())),
+    case("drain.room", |w| {
+        let why = "too little memory on 1 node".into();
+        w.drain().homeless = vec![Homeless {
+            pod: pod("web-1"),
+            why,
+        }];
+    })
+    .blind(|w| w.running().drains = Err("forbidden".into())),
+    case("drain.local-volumes", |w| {
+        let (name, claim) = ("pv-1".into(), Some("shop/data".into()));
+        w.running().volumes = Ok(vec![LocalVolume { name, claim }]);
+    })
+    .blind(|w| w.running().volumes = Err("forbidden".into())),
     case("resources.cpu", |w| w.facts("m1").cpus = 1).blind(|w| w.facts("m1").cpus = 0),
     case("resources.memory", |w| w.facts("m1").memory = 1 << 30)
         .blind(|w| w.facts("w1").memory = 0),
@@ -264,4 +383,4 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// Checks that say the same of every host, whatever it is.
-pub(super) const CONSTANT: &[&str] = &[];
+pub(super) const CONSTANT: &[&str] = &["versions.signature"];

@@ -5,11 +5,11 @@ mod cases;
 mod world;
 
 use super::*;
-use cases::{CASES, CONSTANT, Case, Change};
+use cases::{CASES, CONSTANT, Case, Step};
 use world::World;
 
 /// What one check says of a world.
-fn outcomes(id: &str, changes: &[Change]) -> Vec<Outcome> {
+fn outcomes(id: &str, changes: &[Step]) -> Vec<Outcome> {
     let mut world = World::bare();
     for change in changes {
         change(&mut world);
@@ -129,7 +129,7 @@ fn what_would_lose_data_cannot_be_ignored() {
     }
 }
 
-fn findings(changes: &[Change], ignored: &[&str]) -> Vec<Finding> {
+fn findings(changes: &[Step], ignored: &[&str]) -> Vec<Finding> {
     let mut world = World::bare();
     for change in changes {
         change(&mut world);
@@ -140,8 +140,8 @@ fn findings(changes: &[Change], ignored: &[&str]) -> Vec<Finding> {
 
 #[test]
 fn a_run_is_refused_with_everything_at_once() {
-    let no_init: Change = |world| world.facts("w1").systemd = false;
-    let no_memory: Change = |world| world.facts("m1").memory = 1;
+    let no_init: Step = |world| world.facts("w1").systemd = false;
+    let no_memory: Step = |world| world.facts("m1").memory = 1;
     let error = refuse(findings(&[no_init], &[])).unwrap_err();
     assert_eq!((error.kind(), error.host()), (Kind::Check, Some("w1")));
     assert!(error.message().contains("[system.init]"), "{error:?}");
@@ -153,7 +153,7 @@ fn a_run_is_refused_with_everything_at_once() {
 
 #[test]
 fn what_is_ignored_does_not_refuse_and_is_told() {
-    let no_init: Change = |world| world.facts("w1").systemd = false;
+    let no_init: Step = |world| world.facts("w1").systemd = false;
     let told = refuse(findings(&[no_init], &["system.init"])).unwrap();
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].ignored);
@@ -161,7 +161,7 @@ fn what_is_ignored_does_not_refuse_and_is_told() {
 
 #[test]
 fn what_could_not_be_seen_refuses_too() {
-    let blind: Change = |world| world.facts("m1").cpus = 0;
+    let blind: Step = |world| world.facts("m1").cpus = 0;
     let error = refuse(findings(&[blind], &[])).unwrap_err();
     assert!(
         error.message().contains("could not be looked at"),
@@ -175,11 +175,11 @@ fn what_could_not_be_seen_refuses_too() {
 
 #[test]
 fn what_is_wrong_comes_first() {
-    let swap: Change = |world| {
+    let swap: Step = |world| {
         let path = "/swap".into();
         world.facts("m1").swap = vec![crate::host::facts::Swap { path, size: 1 }];
     };
-    let no_init: Change = |world| world.facts("w1").systemd = false;
+    let no_init: Step = |world| world.facts("w1").systemd = false;
     let found = findings(&[swap, no_init], &[]);
     assert_eq!(
         (found[0].check, found[1].check),

@@ -7,10 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 use super::super::site::*;
 use crate::agent::calls::distro::HostDistroState;
 use crate::agent::calls::host::HostReport;
+use crate::agent::calls::inspect::ClusterInspection;
 use crate::digest::Digest;
-use crate::host::Root;
+use crate::distro::kubeadm::etcd_health::EtcdHealth;
+use crate::distro::kubeadm::expiry::Expiry;
 use crate::host::facts::*;
 use crate::host::probe::{Filter, Neighbour, Opened, Path, Protocol, Reached, Writes};
+use crate::host::{Part, Root};
+use crate::kube::drain::{PodName, Simulation};
+use crate::kube::{NodeState, PodState};
 use crate::oci::image::{Layer, LayerKind, Rootfs};
 use crate::oci::{Blob, ClusterImage, ContainerImage, Platform};
 use crate::spec;
@@ -24,6 +29,7 @@ pub(super) struct World {
     pub measured: BTreeMap<String, Measured>,
     pub ways: Known<Ways>,
     pub vip: Known<Vip>,
+    pub running: Known<ClusterInspection>,
 }
 
 /// What was measured of one host.
@@ -31,6 +37,9 @@ pub(super) struct Measured {
     pub clock: Known<Clock>,
     pub filter: Known<Filter>,
     pub writes: Known<Writes>,
+    pub api: Known<std::result::Result<(), String>>,
+    pub etcd: Known<EtcdHealth>,
+    pub expiries: Known<Vec<Expiry>>,
 }
 
 const CLUSTERFILE: &str = "apiVersion: chasi.dev/v1
@@ -72,7 +81,38 @@ impl World {
                 from: "m1".into(),
                 neighbour: Neighbour::Nobody,
             }),
+            running: Known::Is(inspection()),
         }
+    }
+
+    /// What the API says.
+    pub fn running(&mut self) -> &mut ClusterInspection {
+        match &mut self.running {
+            Known::Is(found) => found,
+            Known::Unknown(why) => panic!("{why}"),
+        }
+    }
+
+    /// Makes all hosts chasi's.
+    pub fn manage(&mut self) {
+        for host in ["m1", "w1", "w2"] {
+            let state = PartState {
+                generation: 1,
+                identity: Digest::of("generation"),
+                drift: Vec::new(),
+                kept: Vec::new(),
+                obstacle: None,
+            };
+            let report = self.report(host);
+            report.managed = true;
+            report.facts.managed.parts.insert(Part::Node, state);
+        }
+    }
+
+    /// What a drain of `w1` would do.
+    pub fn drain(&mut self) -> &mut Simulation {
+        let drains = self.running().drains.as_mut().unwrap();
+        drains.get_mut("w1").unwrap()
     }
 
     /// The way from `m1` to `w1`.
@@ -128,11 +168,15 @@ impl World {
                         clock: measured.clock.clone(),
                         filter: measured.filter.clone(),
                         writes: measured.writes.clone(),
+                        api: measured.api.clone(),
+                        etcd: measured.etcd.clone(),
+                        expiries: measured.expiries.clone(),
                     }
                 })
                 .collect(),
             ways: self.ways.clone(),
             vip: self.vip.clone(),
+            running: self.running.clone(),
         }
     }
 }
@@ -153,6 +197,60 @@ fn measured() -> Measured {
             p99: 4_000,
             longest: 9_000,
         }),
+        api: Known::Is(Ok(())),
+        etcd: Known::Is(EtcdHealth {
+            version: "3.6.5".into(),
+            members: vec!["m1".into()],
+            size: 100 << 20,
+            quota: Some(2 << 30),
+            has_leader: true,
+            ..EtcdHealth::default()
+        }),
+        expiries: Known::Is(vec![Expiry {
+            path: "/etc/kubernetes/pki/apiserver.crt".into(),
+            ends: Ok(i64::from(u32::MAX)),
+        }]),
+    }
+}
+
+fn inspection() -> ClusterInspection {
+    let node = |name: &str| NodeState {
+        name: name.into(),
+        ready: true,
+        reason: None,
+        version: "v1.34.4".into(),
+        unschedulable: false,
+        labels: BTreeMap::new(),
+        taints: Vec::new(),
+        created: None,
+        drained_by: None,
+    };
+    let names = ["m1", "w1", "w2"];
+    ClusterInspection {
+        version: Ok("v1.34.4".into()),
+        nodes: Ok(names.map(node).into()),
+        pods: Ok(vec![PodState {
+            namespace: "kube-system".into(),
+            name: "kube-apiserver-m1".into(),
+            node: Some("m1".into()),
+            ready: true,
+            reason: None,
+            trouble: None,
+        }]),
+        requests: Ok(Vec::new()),
+        deprecated: Ok(Vec::new()),
+        volumes: Ok(Vec::new()),
+        drains: Ok(names
+            .map(|name| (name.to_owned(), Simulation::default()))
+            .into()),
+    }
+}
+
+pub(super) fn pod(name: &str) -> PodName {
+    PodName {
+        namespace: "shop".into(),
+        name: name.into(),
+        owner: None,
     }
 }
 
