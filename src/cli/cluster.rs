@@ -263,7 +263,7 @@ impl Chosen {
         let open = || {
             let store = store::open()?;
             let index = store.resolve(&name.parse::<Reference>()?)?;
-            ClusterImage::open(&store, &index)
+            Ok((ClusterImage::open(&store, &index)?, store))
         };
         let image = open().map_err(|error: Error| {
             format!(

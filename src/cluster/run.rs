@@ -120,7 +120,13 @@ async fn look(
 ) -> Result<(Desired, Plan, Vec<Finding>)> {
     let reports = context.phase("facts", facts(clients)).await?;
     let (cluster, selection) = (&request.cluster, &request.selection);
-    let checks = check::before_run(cluster, image, clients, &reports, selection);
+    let checks = check::before_run(
+        cluster,
+        (image, &request.store),
+        clients,
+        &reports,
+        selection,
+    );
     let findings = context.phase("checks", checks).await?;
     let known: Vec<Known> = request
         .cluster

@@ -83,7 +83,7 @@ async fn drains(connection: &Connection) -> Result<BTreeMap<String, Simulation>>
 }
 
 pub(super) async fn inspect_etcd(_: Scope, call: InspectEtcd) -> Result<EtcdHealth> {
-    etcd_health::health(&Etcd::open(root(), call.address)?).await
+    etcd_health::health(&Etcd::open(root(), call.address)?, root()).await
 }
 
 pub(super) async fn read_expiries(_: Scope, _: ReadExpiries) -> Result<Vec<Expiry>> {

@@ -8,6 +8,7 @@ use futures::future::join_all;
 use super::measure::{self, Member};
 use super::registry::{Check, Need};
 use super::site::{Clock, Closed, Site, SiteHost, Vip, Ways};
+use crate::agent::calls::blobs::BlobsMissing;
 use crate::agent::calls::distro::WaitApi;
 use crate::agent::calls::host::{HostReport, ReadHost};
 use crate::agent::calls::inspect::{ClusterInspection, InspectCluster, InspectEtcd, ReadExpiries};
@@ -16,8 +17,10 @@ use crate::agent::{Call, Client};
 use crate::cluster::desired::node_addresses;
 use crate::distro::Role;
 use crate::error::Result;
+use crate::event::Context;
 use crate::host::facts::{Facts, Known};
-use crate::oci::ClusterImage;
+use crate::oci::image::Sizes;
+use crate::oci::{ClusterImage, Store};
 use crate::spec;
 
 /// The agents, by the hosts' names, or why a host could not be entered.
@@ -44,7 +47,7 @@ pub(super) async fn reports(clients: &Clients) -> Reports {
 /// What is measured and asked beyond that, for these checks.
 pub(super) async fn site<'a>(
     cluster: &'a spec::Cluster,
-    image: std::result::Result<&'a ClusterImage, String>,
+    image: std::result::Result<(&'a ClusterImage, &Store), String>,
     mut reports: Reports,
     clients: &Clients,
     checks: &[&Check],
@@ -52,10 +55,11 @@ pub(super) async fn site<'a>(
     let needs = |need: Need| checks.iter().any(|check| check.needs.contains(&need));
     let mut site = Site {
         cluster,
-        image: match image {
-            Ok(image) => Known::Is(image),
-            Err(why) => Known::Unknown(why),
+        image: match &image {
+            Ok((image, _)) => Known::Is(*image),
+            Err(why) => Known::Unknown(why.clone()),
         },
+        sizes: not_asked(),
         hosts: cluster
             .hosts
             .iter()
@@ -70,7 +74,7 @@ pub(super) async fn site<'a>(
     if needs(Need::Clock) {
         each(&mut site, clients, clock, |host, clock| host.clock = clock).await;
     }
-    let (ways, vip, filters, writes) = tokio::join!(
+    let (ways, vip, filters, writes, sizes, missing) = tokio::join!(
         async {
             match needs(Need::Ways) {
                 true => Known::Is(ways(&site, clients, vxlan).await),
@@ -95,8 +99,31 @@ pub(super) async fn site<'a>(
                 false => Vec::new(),
             }
         },
+        async {
+            match (&image, needs(Need::Sizes)) {
+                (Ok((image, store)), true) => sizes(image, store).await,
+                (Err(why), true) => Known::Unknown(why.clone()),
+                (_, false) => not_asked(),
+            }
+        },
+        async {
+            match (&image, needs(Need::Sizes)) {
+                (Ok((image, _)), true) => {
+                    let blobs = image.blobs();
+                    let missing = |client| {
+                        let blobs = blobs.clone();
+                        ask(client, BlobsMissing { blobs })
+                    };
+                    all(&site, clients, missing).await
+                }
+                _ => Vec::new(),
+            }
+        },
     );
-    (site.ways, site.vip) = (ways, vip);
+    (site.ways, site.vip, site.sizes) = (ways, vip, sizes);
+    for (host, missing) in site.hosts.iter_mut().zip(missing) {
+        host.missing = missing;
+    }
     for (host, filter) in site.hosts.iter_mut().zip(filters) {
         host.filter = filter;
     }
@@ -192,9 +219,20 @@ fn bare(
         clock: not_asked(),
         filter: not_asked(),
         writes: not_asked(),
+        missing: not_asked(),
         api: not_asked(),
         etcd: not_asked(),
         expiries: not_asked(),
+    }
+}
+
+/// How large the image's layers are, which takes a while when nobody asked before.
+async fn sizes(image: &ClusterImage, store: &Store) -> Known<Sizes> {
+    let (image, store) = (image.clone(), store.clone());
+    let work = move || image.unpacked_sizes(&Context::silent(), &store);
+    match tokio::task::spawn_blocking(work).await {
+        Ok(sizes) => known(sizes),
+        Err(error) => Known::Unknown(error.to_string()),
     }
 }
 

@@ -38,7 +38,7 @@ use crate::agent::calls::host::HostReport;
 use crate::error::{Error, Kind, Result};
 use crate::event::Context;
 use crate::host::facts::Known;
-use crate::oci::ClusterImage;
+use crate::oci::{ClusterImage, Store};
 use crate::remote::Target;
 use crate::spec;
 
@@ -53,8 +53,8 @@ pub struct Request {
     pub targets: Vec<Target>,
     /// In whose name.
     pub visitor: Visitor,
-    /// The cluster image, or why it cannot be looked at.
-    pub image: std::result::Result<ClusterImage, String>,
+    /// The cluster image, with the store that it is in; or why it cannot be looked at.
+    pub image: std::result::Result<(ClusterImage, Store), String>,
     /// When.
     pub phase: Phase,
     /// Which checks, and which do not count.
@@ -197,7 +197,10 @@ async fn look(
     checks: &[&'static Check],
 ) -> Result<(Vec<Finding>, Option<Sampled>)> {
     let reports = gather::reports(clients).await;
-    let image = request.image.as_ref().map_err(Clone::clone);
+    let image = match &request.image {
+        Ok((image, store)) => Ok((image, store)),
+        Err(why) => Err(why.clone()),
+    };
     let site = gather::site(&request.cluster, image, reports, clients, checks).await;
     let ways = match &site.ways {
         Known::Is(ways) => Some(Sampled {
@@ -269,7 +272,7 @@ fn judge_one(site: &Site, check: &Check) -> Vec<(Place, Outcome)> {
 /// are there already.
 pub(super) async fn before_run(
     cluster: &spec::Cluster,
-    image: &ClusterImage,
+    image: (&ClusterImage, &Store),
     clients: &BTreeMap<String, Client>,
     reports: &BTreeMap<String, HostReport>,
     selection: &Selection,

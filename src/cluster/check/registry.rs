@@ -45,6 +45,8 @@ impl fmt::Display for Phase {
 pub enum Need {
     /// The cluster image, from the controller's store.
     Image,
+    /// How large the image is on each host.
+    Sizes,
     /// How far the hosts' clocks are apart.
     Clock,
     /// What the hosts' packet filters drop.
@@ -64,7 +66,7 @@ pub enum Need {
 impl Need {
     /// Whether it takes more than a question to one host.
     pub(super) fn is_measured(self) -> bool {
-        matches!(self, Need::Writes | Need::Ways | Need::Vip)
+        matches!(self, Need::Sizes | Need::Writes | Need::Ways | Need::Vip)
     }
 }
 

@@ -1,13 +1,17 @@
 //! Processors, memory and disks.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::outcome::{Outcome, passed, unknown, wrong};
 use super::registry::{Check, Need, Phase};
 use super::site::Subject;
 use crate::cluster::plan::size;
+use crate::digest::Digest;
+use crate::distro::kubeadm::is_control_plane_image;
 use crate::host::facts::{Disk, Facts, Known};
-use crate::oci::Platform;
+use crate::oci::image::Sizes;
+use crate::oci::{Blob, ClusterImage, Platform};
 
 const BEFORE: &[Phase] = &[Phase::Pre, Phase::Upgrade];
 
@@ -29,11 +33,11 @@ pub(super) const CHECKS: &[Check] = &[
     Check::of_host(
         "resources.disk",
         "the disk has room for the image",
-        "the image's blobs and layers, against what is free at `/var/lib`",
+        "what the host lacks of the image, its layers unpacked, and etcd's database once more, against what is free at `/var/lib`",
         disk,
     )
     .at(BEFORE)
-    .needing(&[Need::Image]),
+    .needing(&[Need::Image, Need::Sizes]),
     Check::of_host(
         "resources.read-only",
         "chasi and Kubernetes can write where they have to",
@@ -75,10 +79,6 @@ const CONTROL_PLANE_MEMORY: u64 = 1_700_000_000;
 const WORKER_MEMORY: u64 = 700_000_000;
 /// kubeadm's `ControlPlaneNumCPU`.
 const CONTROL_PLANE_CPUS: u32 = 2;
-/// What unpacked programs and container images take, as a multiple of their
-/// compressed size: measured 2.6 to 3.4 for Go programs and Debian trees.
-const UNPACKED: u64 = 4;
-
 fn cpu(subject: &Subject) -> Outcome {
     let needed = match subject.control_plane() {
         true => CONTROL_PLANE_CPUS,
@@ -113,32 +113,78 @@ fn memory(subject: &Subject) -> Outcome {
 }
 
 fn disk(subject: &Subject) -> Outcome {
-    let image = match &subject.site.image {
-        Known::Is(image) => image,
-        Known::Unknown(why) => return unknown(why.as_str()),
+    let (image, sizes, missing) = match (
+        &subject.site.image,
+        &subject.site.sizes,
+        &subject.measured.missing,
+    ) {
+        (Known::Is(image), Known::Is(sizes), Known::Is(missing)) => (*image, sizes, missing),
+        (Known::Unknown(why), ..) | (_, Known::Unknown(why), _) | (.., Known::Unknown(why)) => {
+            return unknown(why.as_str());
+        }
     };
-    if subject.managed() {
-        return super::outcome::not_applicable("the host has an image already");
+    if missing.is_empty() {
+        return passed("the host has all of the image");
     }
-    let rootfs = Platform::linux(&subject.facts().architecture)
-        .ok()
-        .and_then(|platform| image.rootfs(&platform));
-    let Some(rootfs) = rootfs else {
-        return unknown("the image has no part for the host's architecture");
-    };
-    let compressed: u64 = rootfs.layers.iter().map(|layer| layer.blob.size).sum();
-    let needed = image.size() * UNPACKED + compressed;
     let Some((path, disk)) = state_disk(subject.facts()) else {
         return unknown("the file system of `/var/lib/chasi` cannot be looked at");
     };
+    let architecture = &subject.facts().architecture;
+    let Some(needed) = needed(image, sizes, missing, architecture, subject.control_plane()) else {
+        return unknown("the image has no part for the host's architecture");
+    };
+    // A way back needs the database as it was.
+    let database = match &subject.measured.etcd {
+        Known::Is(etcd) => etcd.size,
+        Known::Unknown(_) => 0,
+    };
+    let needed = needed.saturating_add(database);
     if disk.free >= needed {
         return passed(format!("{} of {} free", size(needed), size(disk.free)));
     }
     wrong(
         format!("{} free where `{path}` lies", size(disk.free)),
-        format!("{} for the image, unpacked", size(needed)),
+        format!(
+            "{} for the image, unpacked, beside what is there",
+            size(needed)
+        ),
         "free some space, or mount a larger file system at /var/lib",
     )
+}
+
+/// What staging takes in bytes: what the host lacks of the image as it comes, its
+/// programs unpacked, and its container images once more in the runtime, as they come
+/// and unpacked. What the host has stays, for a way back. None where the image has
+/// nothing for the architecture.
+fn needed(
+    image: &ClusterImage,
+    sizes: &Sizes,
+    missing: &[Blob],
+    architecture: &str,
+    control_plane: bool,
+) -> Option<u64> {
+    let rootfs = image.rootfs(&Platform::linux(architecture).ok()?)?;
+    let lacks: BTreeSet<Digest> = missing.iter().map(|blob| blob.digest).collect();
+    let unpacked = |blob: &Blob| sizes.get(&blob.digest).copied().unwrap_or_default();
+    let copied: u64 = missing.iter().map(|blob| blob.size).sum();
+    let programs: u64 = rootfs
+        .layers
+        .iter()
+        .filter(|layer| lacks.contains(&layer.blob.digest))
+        .map(|layer| unpacked(&layer.blob))
+        .sum();
+    let contained: BTreeSet<&Blob> = image
+        .images
+        .iter()
+        .filter(|image| control_plane || !is_control_plane_image(&image.reference.to_string()))
+        .flat_map(|image| &image.blobs)
+        .filter(|blob| lacks.contains(&blob.digest))
+        .collect();
+    let contained: u64 = contained
+        .iter()
+        .map(|blob| blob.size + unpacked(blob))
+        .sum();
+    Some(copied + programs + contained)
 }
 
 /// The file system of chasi's state, by the longest path that leads there.

@@ -11,7 +11,8 @@ use crate::distro::ports::Protocol;
 use crate::error::{Error, Kind};
 use crate::host::facts::{Facts, Known};
 use crate::host::probe::{Filter, Neighbour, Opened, Path, Reached, Writes};
-use crate::oci::ClusterImage;
+use crate::oci::image::Sizes;
+use crate::oci::{Blob, ClusterImage};
 use crate::spec;
 
 /// A cluster's hosts, what lies between them, and what they are to become.
@@ -20,6 +21,8 @@ pub(super) struct Site<'a> {
     pub cluster: &'a spec::Cluster,
     /// The cluster image.
     pub image: Known<&'a ClusterImage>,
+    /// How large its layers are without compression.
+    pub sizes: Known<Sizes>,
     /// The hosts, in the Clusterfile's order.
     pub hosts: Vec<SiteHost<'a>>,
     /// What lies between them.
@@ -36,6 +39,8 @@ pub(super) struct SiteHost<'a> {
     pub host: &'a spec::cluster::Host,
     /// What it says of itself, or why it could not be entered.
     pub report: std::result::Result<HostReport, Closed>,
+    /// What it lacks of the image.
+    pub missing: Known<Vec<Blob>>,
     /// Its clock.
     pub clock: Known<Clock>,
     /// What its packet filter drops and rejects.

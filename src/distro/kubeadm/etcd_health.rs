@@ -1,5 +1,6 @@
 //! How one member of the cluster's etcd is, by its own word.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,10 @@ use crate::error::{Kind, Result, ResultExt};
 
 /// Where kubeadm has etcd serve its metrics: on loopback, without TLS.
 const METRICS: &str = "http://127.0.0.1:2381/metrics";
+/// The static pod of etcd.
+const MANIFEST: &str = "etc/kubernetes/manifests/etcd.yaml";
+/// etcd's default (`DefaultQuotaBytes` in server/storage/quota.go), in bytes.
+const DEFAULT_QUOTA: u64 = 2 << 30;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a member of etcd is.
@@ -33,8 +38,9 @@ pub struct EtcdHealth {
     pub no_quorum: Option<String>,
 }
 
-/// Asks the member that `etcd` is connected to.
-pub async fn health(etcd: &Etcd) -> Result<EtcdHealth> {
+/// Asks the member that `etcd` is connected to, on the host whose root directory is
+/// `root`.
+pub async fn health(etcd: &Etcd, root: &Path) -> Result<EtcdHealth> {
     let status = etcd.ask("/v3/maintenance/status", &json!({})).await?;
     let alarm = json!({ "action": "GET" });
     let alarms = etcd.ask("/v3/maintenance/alarm", &alarm).await?;
@@ -50,7 +56,9 @@ pub async fn health(etcd: &Etcd) -> Result<EtcdHealth> {
         .map(|member| member.name)
         .collect();
     if health.quota.is_none() {
-        health.quota = quota_of_metrics().await.ok().flatten();
+        let told = quota_of_metrics().await.ok().flatten();
+        let manifest = || std::fs::read_to_string(root.join(MANIFEST)).ok();
+        health.quota = told.or_else(|| quota_of_manifest(&manifest()?));
     }
     Ok(health)
 }
@@ -104,6 +112,21 @@ fn quota(metrics: &str) -> Option<u64> {
     (bytes >= 1.0).then_some(bytes as u64)
 }
 
+/// What etcd was started with. Without the flag, or with 0, it is etcd's own default.
+fn quota_of_manifest(manifest: &str) -> Option<u64> {
+    let mut flags = manifest
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- --quota-backend-bytes="));
+    match flags.next() {
+        None => Some(DEFAULT_QUOTA),
+        // A negative one is no quota at all.
+        Some(value) => match value.trim_matches(['"', '\'']).parse::<i64>().ok()? {
+            0 => Some(DEFAULT_QUOTA),
+            bytes => u64::try_from(bytes).ok(),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,5 +149,14 @@ mod tests {
         let metrics = "# HELP x\netcd_server_quota_backend_bytes 2.147483648e+09\n";
         assert_eq!(quota(metrics), Some(2 << 30));
         assert_eq!(quota("etcd_server_quota_backend_bytes 0\n"), None);
+        for (flag, expected) in [
+            ("", Some(DEFAULT_QUOTA)),
+            ("    - --quota-backend-bytes=8589934592\n", Some(8 << 30)),
+            ("    - --quota-backend-bytes=0\n", Some(DEFAULT_QUOTA)),
+            ("    - --quota-backend-bytes=-1\n", None),
+        ] {
+            let manifest = format!("    - etcd\n    - --data-dir=/var/lib/etcd\n{flag}");
+            assert_eq!(quota_of_manifest(&manifest), expected, "{flag}");
+        }
     }
 }

@@ -17,6 +17,7 @@
 mod build;
 mod open;
 mod platform;
+mod unpacked;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -34,6 +35,7 @@ use crate::event::Context;
 pub use build::Builder;
 pub(crate) use open::check_type;
 pub use platform::Platform;
+pub use unpacked::Sizes;
 
 /// The label that says which distribution the image installs.
 pub const LABEL_DISTRIBUTION: &str = "dev.chasi.distribution";

@@ -461,3 +461,47 @@ fn documents_with_any_value_anywhere_never_panic() {
     }
     assert!(refused > 20, "{refused}");
 }
+
+#[test]
+fn sizes_without_compression_are_counted_once_and_kept() {
+    let (_directory, store) = store();
+    let hold = store.hold().unwrap();
+    let layer = layer(&hold, "usr/bin/x", LayerKind::Os);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, &[7; 300_000]).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let contained = hold
+        .put("application/vnd.oci.image.layer.v1.tar+gzip", &gzip)
+        .unwrap();
+    let config = hold.put(media::CONFIG, b"{}").unwrap();
+    let image = ClusterImage {
+        digest: config.digest,
+        index: config.clone(),
+        rootfs: vec![Rootfs {
+            platform: Platform::linux("amd64").unwrap(),
+            manifest: config.clone(),
+            config: config.clone(),
+            labels: BTreeMap::new(),
+            env: BTreeMap::new(),
+            layers: vec![layer.clone()],
+        }],
+        images: vec![ContainerImage {
+            reference: "docker.io/library/x:1".parse().unwrap(),
+            manifest: config.clone(),
+            root: config.clone(),
+            blobs: vec![config, contained.clone()],
+        }],
+    };
+    let context = Context::silent();
+    let sizes = image.unpacked_sizes(&context, &store).unwrap();
+    assert_eq!(sizes.len(), 2, "documents are no layers");
+    assert_eq!(sizes[&contained.digest], 300_000);
+    // Blocks of 512 bytes: the directories, the file, its content and the end.
+    assert_eq!(sizes[&layer.blob.digest] % 512, 0);
+    assert!(sizes[&layer.blob.digest] > layer.blob.size);
+    // The second time nothing is read.
+    fs::write(store.path_of(&contained.digest), vec![0; gzip.len()]).unwrap();
+    assert_eq!(image.unpacked_sizes(&context, &store).unwrap(), sizes);
+    fs::remove_file(store.root().join(".chasi/sizes.json")).unwrap();
+    assert_ne!(image.unpacked_sizes(&context, &store).unwrap(), sizes);
+}

@@ -345,6 +345,14 @@ fn until_nul(mut text: Vec<u8>) -> Vec<u8> {
     text
 }
 
+/// How large an archive is without compression, in bytes. Reads all of it.
+pub(super) fn unpacked_size(source: impl Read, limits: &Limits) -> io::Result<u64> {
+    let mut archive = Bounded::open(source, limits)?;
+    let mut buffer = vec![0; 256 << 10];
+    while archive.read(&mut buffer)? > 0 {}
+    Ok(archive.produced)
+}
+
 /// The archive without compression, within the limits.
 struct Bounded<R: Read> {
     decoder: Decoder<R>,

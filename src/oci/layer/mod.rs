@@ -16,10 +16,19 @@ mod read;
 mod write;
 
 use std::collections::BTreeMap;
+use std::io::Read;
+
+use crate::error::{Kind, Result, ResultExt};
 
 pub use path::EntryPath;
 pub use read::{Entry, Limits, Node, Reader};
 pub use write::{Writer, Written};
+
+/// How large a layer is without compression, in bytes, whoever made it. Reads all of
+/// it, and looks at no entry.
+pub fn unpacked_size(source: impl Read, limits: &Limits) -> Result<u64> {
+    archive::unpacked_size(source, limits).or_err(Kind::Integrity, || "a layer cannot be unpacked")
+}
 
 /// Permissions, owner and extended attributes of an entry.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]

@@ -325,7 +325,7 @@ pub(super) const CASES: &[Case] = &[
     case("resources.disk", |w| {
         w.facts("w1").disks.get_mut("/var/lib/chasi").unwrap().free = 100 << 20;
     })
-    .blind(|w| w.image = Err("the image is not here".into())),
+    .blind(|w| w.sizes = Known::Unknown("a layer is not here".into())),
     case("network.node-address", |w| w.facts("w1").interfaces.clear()),
     case("network.default-route", |w| {
         w.facts("w1").default_routes.clear()

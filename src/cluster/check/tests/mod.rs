@@ -174,6 +174,39 @@ fn what_could_not_be_seen_refuses_too() {
 }
 
 #[test]
+fn the_disk_that_is_needed_is_counted_and_not_guessed() {
+    let expected = |world: &mut World| {
+        world.measured("w1").etcd = Known::Unknown("no etcd runs there".into());
+        world
+            .facts("w1")
+            .disks
+            .get_mut("/var/lib/chasi")
+            .unwrap()
+            .free = 0;
+        let check = all().find(|check| check.id == "resources.disk").unwrap();
+        let mut found = judge_one(&world.site(), check);
+        match found.remove(1).1 {
+            Outcome::Wrong { expected, .. } => expected,
+            other => panic!("{other:?}"),
+        }
+    };
+    // 100 MiB of programs and 100 MiB of a container image, each three times as large
+    // unpacked: copied, programs unpacked, the container image once more and unpacked.
+    let all_of_it = expected(&mut World::bare());
+    assert!(all_of_it.starts_with("943.7 MB"), "{all_of_it}");
+    let mut world = World::bare();
+    let programs = world.image.as_ref().unwrap().rootfs[0].layers[0]
+        .blob
+        .clone();
+    world.measured("w1").missing = Known::Is(vec![programs]);
+    let without_images = expected(&mut world);
+    assert!(without_images.starts_with("419.4 MB"), "{without_images}");
+    world.measured("w1").missing = Known::Is(Vec::new());
+    let check = all().find(|check| check.id == "resources.disk").unwrap();
+    assert_eq!(judge_one(&world.site(), check)[1].1.state(), "passed");
+}
+
+#[test]
 fn what_is_wrong_comes_first() {
     let swap: Step = |world| {
         let path = "/swap".into();

@@ -16,7 +16,7 @@ use crate::host::probe::{Filter, Neighbour, Opened, Path, Protocol, Reached, Wri
 use crate::host::{Part, Root};
 use crate::kube::drain::{PodName, Simulation};
 use crate::kube::{NodeState, PodState};
-use crate::oci::image::{Layer, LayerKind, Rootfs};
+use crate::oci::image::{Layer, LayerKind, Rootfs, Sizes};
 use crate::oci::{Blob, ClusterImage, ContainerImage, Platform};
 use crate::spec;
 use crate::spec::Clusterfile;
@@ -25,6 +25,7 @@ use crate::spec::Clusterfile;
 pub(super) struct World {
     pub cluster: spec::Cluster,
     pub image: std::result::Result<ClusterImage, String>,
+    pub sizes: Known<Sizes>,
     pub reports: BTreeMap<String, std::result::Result<HostReport, Closed>>,
     pub measured: BTreeMap<String, Measured>,
     pub ways: Known<Ways>,
@@ -34,6 +35,7 @@ pub(super) struct World {
 
 /// What was measured of one host.
 pub(super) struct Measured {
+    pub missing: Known<Vec<Blob>>,
     pub clock: Known<Clock>,
     pub filter: Known<Filter>,
     pub writes: Known<Writes>,
@@ -67,6 +69,7 @@ impl World {
             .collect();
         World {
             cluster,
+            sizes: Known::Is(sizes(&image())),
             image: Ok(image()),
             reports,
             measured: ["m1", "w1", "w2"]
@@ -165,6 +168,7 @@ impl World {
                     SiteHost {
                         host,
                         report: self.reports[host.name.as_str()].clone(),
+                        missing: measured.missing.clone(),
                         clock: measured.clock.clone(),
                         filter: measured.filter.clone(),
                         writes: measured.writes.clone(),
@@ -174,6 +178,7 @@ impl World {
                     }
                 })
                 .collect(),
+            sizes: self.sizes.clone(),
             ways: self.ways.clone(),
             vip: self.vip.clone(),
             running: self.running.clone(),
@@ -181,8 +186,15 @@ impl World {
     }
 }
 
+/// Three times the compressed size.
+fn sizes(image: &ClusterImage) -> Sizes {
+    let blobs = image.blobs().into_iter();
+    blobs.map(|blob| (blob.digest, blob.size * 3)).collect()
+}
+
 fn measured() -> Measured {
     Measured {
+        missing: Known::Is(image().blobs()),
         clock: Known::Is(Clock {
             ahead: 1_000_000,
             doubt: 500_000,
