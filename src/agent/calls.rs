@@ -2,6 +2,7 @@
 
 pub mod blobs;
 pub mod distro;
+pub mod etcd;
 pub mod exchange;
 pub mod history;
 pub mod hook;

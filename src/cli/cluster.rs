@@ -5,23 +5,28 @@
 //! again by `-c NAME`, or without it when only one is known. The note holds no
 //! secret, and everything in it can be given again by hand.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::Shell;
+use super::node::Access;
 use super::{config, store};
 use crate::cluster::access::{Environment, targets};
 use crate::cluster::check::{self, Phase, Selection};
 use crate::cluster::connect::{LeftOut, Visitor};
 use crate::cluster::run::Request;
-use crate::cluster::{delete, status};
+use crate::cluster::{delete, removal, status};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
+use crate::kube::drain::Options;
 use crate::oci::{Blob, ClusterImage, Reference, Store};
 use crate::remote::Target;
-use crate::spec::Clusterfile;
 use crate::spec::clusterfile::Arguments;
+use crate::spec::clusterfile::edit::{NewHost, edit};
+use crate::spec::patch::patch;
+use crate::spec::{Clusterfile, Host};
 
 /// Hosts that are given on the command line, in place of a Clusterfile.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
@@ -57,6 +62,19 @@ pub struct HostArgs {
     /// A file whose first line is the user's password.
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     password_file: Option<PathBuf>,
+}
+
+impl HostArgs {
+    /// One host, which the other commands have no name for.
+    pub fn one(address: &str, access: &Access) -> Self {
+        HostArgs {
+            masters: address.to_owned(),
+            user: access.user.clone(),
+            port: access.port,
+            keys: access.key.iter().cloned().collect(),
+            ..HostArgs::default()
+        }
+    }
 }
 
 /// Where a cluster was described.
@@ -136,17 +154,7 @@ impl Chosen {
     /// The cluster that arguments describe.
     pub fn from_arguments(shell: &Shell, image: &str, hosts: &HostArgs) -> Result<Self> {
         let home = config::home();
-        let clusterfile = Clusterfile::from_arguments(&Arguments {
-            image,
-            name: hosts.name.as_deref(),
-            masters: &hosts.masters,
-            nodes: &hosts.nodes,
-            user: hosts.user.as_deref(),
-            port: hosts.port,
-            identity_files: hosts.keys.clone(),
-            password_file: hosts.password_file.clone(),
-            home: home.as_deref(),
-        })?;
+        let clusterfile = Clusterfile::from_arguments(&arguments(image, hosts, home.as_deref()))?;
         for warning in &clusterfile.warnings {
             shell.context().warn(warning.message.clone());
         }
@@ -293,6 +301,187 @@ impl Chosen {
             dry_run,
             selection,
         })
+    }
+}
+
+/// A cluster whose list of hosts is to change.
+pub struct Edit {
+    /// The cluster with the new list.
+    pub chosen: Chosen,
+    /// The difference, as a unified diff; empty when there is none.
+    pub patch: String,
+    /// The file, and its new text.
+    file: Option<(PathBuf, String)>,
+}
+
+impl Edit {
+    /// Writes the new list where the cluster is described: the Clusterfile, or the
+    /// note of what was given in its place. The file's mode stays.
+    pub fn write(&self) -> Result<()> {
+        let Some((path, text)) = &self.file else {
+            return self.chosen.remember();
+        };
+        // A link stays one.
+        let path = std::fs::canonicalize(path)
+            .or_err(Kind::System, || format!("cannot find `{}`", path.display()))?;
+        let mode = std::fs::metadata(&path)
+            .or_err(Kind::System, || {
+                format!("cannot look at `{}`", path.display())
+            })?
+            .permissions()
+            .mode();
+        file::write(&path, text.as_bytes(), mode & 0o7777)
+    }
+
+    /// What is said of it, written or not.
+    pub fn tell(&self, written: bool) -> String {
+        let place = match &self.file {
+            Some((path, _)) => format!("`{}`", path.display()),
+            None => "the arguments of `chasi run`".to_owned(),
+        };
+        match (self.patch.is_empty(), written) {
+            (true, _) => String::new(),
+            (false, true) => format!("\n{place} was changed:\n{}", self.patch),
+            (false, false) => format!(
+                "\nThis belongs into {place}; `--write` writes it:\n{}",
+                self.patch
+            ),
+        }
+    }
+}
+
+impl Chosen {
+    /// The cluster without some hosts and with new ones. A new one that is there
+    /// already, at the same address, is no change.
+    pub fn edited(&self, gone: &[&str], new: &[NewHost]) -> Result<Edit> {
+        let hosts = &self.clusterfile.cluster.hosts;
+        let is_there = |one: &&NewHost| {
+            hosts.iter().any(|host| {
+                host.address == one.address
+                    && host.roles == one.roles
+                    && one.name.as_ref().is_none_or(|name| *name == host.name)
+            })
+        };
+        let new: Vec<NewHost> = new.iter().filter(|one| !is_there(one)).cloned().collect();
+        let home = config::home();
+        match &self.source {
+            Source::Clusterfile(path) => {
+                let name = path.display().to_string();
+                let before = std::fs::read_to_string(path)
+                    .or_err(Kind::System, || format!("cannot read `{name}`"))?;
+                let edited = edit(&name, &before, home.as_deref(), gone, &new)?;
+                Ok(Edit {
+                    patch: patch(&name, &before, &edited.text),
+                    chosen: Chosen {
+                        source: self.source.clone(),
+                        clusterfile: edited.clusterfile,
+                    },
+                    file: Some((path.clone(), edited.text)),
+                })
+            }
+            Source::Arguments { image, hosts } => self.edited_arguments(image, hosts, gone, &new),
+        }
+    }
+
+    fn edited_arguments(
+        &self,
+        image: &str,
+        hosts: &HostArgs,
+        gone: &[&str],
+        new: &[NewHost],
+    ) -> Result<Edit> {
+        let own = new.iter().find(|host| {
+            host.name.is_some()
+                || host.user.is_some()
+                || host.port.is_some()
+                || host.identity_file.is_some()
+                || host.host_key.is_some()
+        });
+        if let Some(host) = own {
+            return Err(Error::new(
+                Kind::Usage,
+                "a cluster without a Clusterfile has no names, and one way into all hosts",
+            )
+            .hint(format!("give the address alone: `{}`", host.address))
+            .hint("or write a Clusterfile, and then `-f Clusterfile`"));
+        }
+        let all = &self.clusterfile.cluster.hosts;
+        let stays = |host: &&Host| !gone.contains(&host.name.as_str());
+        let mut after = HostArgs {
+            masters: String::new(),
+            nodes: String::new(),
+            ..hosts.clone()
+        };
+        let staying = all
+            .iter()
+            .filter(stays)
+            .map(|host| (host.roles, host.address.to_string()));
+        let coming = new
+            .iter()
+            .map(|host| (host.roles, host.address.to_string()));
+        for (roles, address) in staying.chain(coming) {
+            let list = match roles.is_control_plane() {
+                true => &mut after.masters,
+                false => &mut after.nodes,
+            };
+            if !list.is_empty() {
+                list.push(',');
+            }
+            list.push_str(&address);
+        }
+        let home = config::home();
+        let clusterfile = Clusterfile::from_arguments(&arguments(image, &after, home.as_deref()))?;
+        let line = |hosts: &HostArgs| {
+            format!(
+                "chasi run {image} --masters {} --nodes {}\n",
+                hosts.masters, hosts.nodes
+            )
+        };
+        Ok(Edit {
+            patch: patch("chasi run", &line(hosts), &line(&after)),
+            chosen: Chosen {
+                source: Source::Arguments {
+                    image: image.to_owned(),
+                    hosts: after,
+                },
+                clusterfile,
+            },
+            file: None,
+        })
+    }
+
+    /// A request to take nodes out of the cluster.
+    pub fn removal(
+        &self,
+        shell: &Shell,
+        names: &[String],
+        force: bool,
+        drain: Options,
+        dry_run: bool,
+    ) -> Result<removal::Request> {
+        Ok(removal::Request {
+            targets: self.targets()?,
+            cluster: self.clusterfile.cluster.clone(),
+            visitor: visitor(shell)?,
+            names: names.to_vec(),
+            force,
+            drain,
+            dry_run,
+        })
+    }
+}
+
+fn arguments<'a>(image: &'a str, hosts: &'a HostArgs, home: Option<&'a Path>) -> Arguments<'a> {
+    Arguments {
+        image,
+        name: hosts.name.as_deref(),
+        masters: &hosts.masters,
+        nodes: &hosts.nodes,
+        user: hosts.user.as_deref(),
+        port: hosts.port,
+        identity_files: hosts.keys.clone(),
+        password_file: hosts.password_file.clone(),
+        home,
     }
 }
 

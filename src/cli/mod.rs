@@ -22,6 +22,7 @@ mod kubeconfig;
 mod lab;
 mod load;
 mod message;
+mod node;
 mod node_service;
 mod prune;
 mod pull;
@@ -81,6 +82,7 @@ enum Command {
     Schema(schema::Args),
     Check(check::Args),
     Run(run::Args),
+    Node(node::Args),
     Status(status::Args),
     Kubeconfig(kubeconfig::Args),
     Delete(delete::Args),
@@ -102,6 +104,7 @@ impl Command {
             Command::Check(_) | Command::Status(_) | Command::Kubeconfig(_) => false,
             Command::Run(args) => !args.only_looks(),
             Command::Delete(args) => !args.only_looks(),
+            Command::Node(args) => !args.only_looks(),
             _ => !self.is_service(),
         }
     }
@@ -150,6 +153,7 @@ fn run(command: Command, shell: &Shell) -> Result<()> {
         Command::Schema(args) => args.run(shell),
         Command::Check(args) => args.run(shell),
         Command::Run(args) => args.run(shell),
+        Command::Node(args) => args.run(shell),
         Command::Status(args) => args.run(shell),
         Command::Kubeconfig(args) => args.run(shell),
         Command::Delete(args) => args.run(shell),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::Shell;
-use super::cluster::Chosen;
+use super::cluster::{Chosen, Edit};
 use super::consent::Consent;
 use super::message::{Style, wrapped};
 use super::reporter::{Phase, duration};
@@ -65,42 +65,63 @@ impl Args {
         };
         let selection = Selection::new(&[], &self.ignore)?;
         let request = chosen.request(shell, self.consent.dry_run, selection)?;
-        let hosts = chosen.clusterfile.cluster.hosts.iter().count();
-        shell.block_on(async {
-            let context = shell.context();
-            let prepared = run::prepare(context, request).await?;
-            for finding in &prepared.findings {
-                tell(context, finding);
-            }
-            if self.consent.dry_run {
-                let plan = prepared.plan.clone();
-                prepared.abandon().await;
-                return self.consent.print(shell, &plan, || describe(&plan, hosts));
-            }
-            context.emit(Event::Detail {
-                host: None,
-                text: describe(&prepared.plan, hosts),
-            });
-            if !prepared.plan.is_empty() {
-                let plan = describe(&prepared.plan, hosts);
-                let asked = self.consent.ask(shell, &plan, "Apply this plan?").await;
-                if let Err(error) = asked {
-                    prepared.abandon().await;
-                    return Err(error);
-                }
-            }
-            chosen.remember()?;
-            let report = prepared.apply(context).await?;
-            self.conclude(shell, &report)
-        })
+        shell.block_on(apply(shell, &self.consent, request, &chosen, None))
     }
+}
 
-    fn conclude(&self, shell: &Shell, report: &Report) -> Result<()> {
-        let summary = Summary::new(shell, report);
-        self.consent
-            .print(shell, &summary, || summary.to_string())?;
-        super::cluster::not_done(&report.left_out)
+/// Brings a cluster to what was asked for: looks, asks, applies, reports. With an
+/// edit of the Clusterfile and whether it is to be written, that is part of it.
+pub async fn apply(
+    shell: &Shell,
+    consent: &Consent,
+    request: run::Request,
+    chosen: &Chosen,
+    edit: Option<(&Edit, bool)>,
+) -> Result<()> {
+    let context = shell.context();
+    let hosts = chosen.clusterfile.cluster.hosts.iter().count();
+    let prepared = run::prepare(context, request).await?;
+    for finding in &prepared.findings {
+        tell(context, finding);
     }
+    let written = edit.is_some_and(|(_, write)| write);
+    let patch = |written| edit.map_or_else(String::new, |(edit, _)| edit.tell(written));
+    if consent.dry_run {
+        let plan = prepared.plan.clone();
+        prepared.abandon().await;
+        return consent.print(shell, &plan, || describe(&plan, hosts) + &patch(false));
+    }
+    let plan = describe(&prepared.plan, hosts);
+    context.emit(Event::Detail {
+        host: None,
+        text: plan.clone(),
+    });
+    if !prepared.plan.is_empty()
+        && let Err(error) = consent.ask(shell, &plan, "Apply this plan?").await
+    {
+        prepared.abandon().await;
+        return Err(error);
+    }
+    // What is wanted is written down before it is made so: cut in between, the next
+    // run finds it there.
+    if let Some((edit, true)) = edit {
+        edit.write()?;
+    }
+    chosen.remember()?;
+    let report = prepared.apply(context).await?;
+    let summary = Summary::new(shell, &report);
+    consent.print(shell, &summary, || summary.to_string() + &patch(written))?;
+    super::cluster::not_done(&report.left_out)
+}
+
+/// The same as a part of something that was asked for already: nothing is asked, and
+/// nothing reported but what was left out.
+pub async fn follow(shell: &Shell, chosen: &Chosen) -> Result<()> {
+    let request = chosen.request(shell, false, Selection::default())?;
+    let prepared = run::prepare(shell.context(), request).await?;
+    chosen.remember()?;
+    let report = prepared.apply(shell.context()).await?;
+    super::cluster::not_done(&report.left_out)
 }
 
 /// Tells what the checks found and that does not hinder the run. What could not be

@@ -15,6 +15,7 @@ use super::desired::{Desired, DesiredHost};
 use super::plan::{Action, Plan, Stage, Step};
 use crate::agent::Client;
 use crate::agent::calls::distro::*;
+use crate::agent::calls::etcd::{AddEtcdMember, PromoteEtcdMember};
 use crate::agent::calls::hook::{ApplyHook, UndoHook};
 use crate::agent::calls::host::*;
 use crate::agent::{Destination, distribute};
@@ -48,6 +49,8 @@ pub struct Run<'a> {
     pub run: &'a str,
     /// The image's index.
     pub index: &'a Blob,
+    /// The control planes that the cluster stands on: all but those that join.
+    pub members: &'a BTreeSet<String>,
 }
 
 /// How it ended.
@@ -98,21 +101,48 @@ impl Run<'_> {
             "credentials" => return self.credentials(stage, outcome).await,
             _ => {}
         }
-        let hosts: BTreeSet<&str> = stage.steps.iter().map(|step| step.host.as_str()).collect();
-        if !stage.rolling {
-            join_all(
-                hosts
-                    .into_iter()
-                    .map(|host| self.steps(stage, host, outcome)),
-            )
-            .await;
-            return;
+        let mut hosts: Vec<&str> = Vec::new();
+        for step in &stage.steps {
+            if !hosts.contains(&step.host.as_str()) {
+                hosts.push(&step.host);
+            }
         }
+        let is_control_plane =
+            |host: &&str| self.control_planes().any(|other| other.node.name == **host);
+        let (mut rolling, beside): (Vec<&str>, Vec<&str>) = hosts
+            .into_iter()
+            .partition(|host| stage.rolling && is_control_plane(host));
+        // Those that join come last, in the order in which their etcd expects them.
+        rolling.sort_by_key(|host| !self.members.contains(*host));
+        let together = join_all(
+            beside
+                .into_iter()
+                .map(|host| self.steps(stage, host, outcome)),
+        );
+        futures::join!(self.one_by_one(stage, &rolling, outcome), together);
+    }
+
+    /// Control planes of a cluster that is in use: each answers before the next one
+    /// begins.
+    async fn one_by_one(&self, stage: &Stage, hosts: &[&str], outcome: &Mutex<Outcome>) {
+        let mut failed: Option<&str> = None;
         for host in hosts {
+            if let Some(before) = failed {
+                if !self.members.contains(*host) {
+                    let error = Error::new(
+                        Kind::Failed,
+                        format!(
+                            "not begun: `{before}` failed, and control planes join one after the other"
+                        ),
+                    );
+                    fail(outcome, host, Arc::new(error));
+                }
+                continue;
+            }
             self.steps(stage, host, outcome).await;
             self.settle(stage, host, outcome).await;
             if has_failed(outcome, host) {
-                return;
+                failed = Some(host);
             }
         }
     }
@@ -134,10 +164,7 @@ impl Run<'_> {
     /// Waits until a host's control plane answers that a rolling stage has changed.
     /// Only when all of its steps are done: on a host that is new, kubelet starts last.
     async fn settle(&self, stage: &Stage, host: &str, outcome: &Mutex<Outcome>) {
-        let is_switch = |step: &&Step| {
-            step.host == host && matches!(step.action, Action::SwitchControlPlane { .. })
-        };
-        let Some(step) = stage.steps.iter().find(is_switch) else {
+        let Some(step) = stage.steps.iter().find(|step| step.host == host) else {
             return;
         };
         if !self.context.cancel.is_cancelled()
@@ -162,20 +189,17 @@ impl Run<'_> {
     /// Ends the run when nothing that follows can succeed.
     fn still_possible(&self, stage: &Stage, outcome: &Mutex<Outcome>) -> Result<()> {
         let outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        let control_planes: Vec<&str> = self
-            .control_planes()
-            .map(|host| host.node.name.as_str())
-            .collect();
-        let alive = control_planes
+        let alive = self
+            .members
             .iter()
-            .filter(|name| !outcome.failed.contains_key(**name))
+            .filter(|name| !outcome.failed.contains_key(*name))
             .count();
         let fatal = match stage.name.as_str() {
             "authorities" | "objects" => stage
                 .steps
                 .iter()
                 .any(|step| outcome.failed.contains_key(&step.host)),
-            _ => alive * 2 <= control_planes.len(),
+            _ => alive * 2 <= self.members.len(),
         };
         if !fatal || outcome.failed.is_empty() {
             return Ok(());
@@ -271,7 +295,30 @@ impl Run<'_> {
                 Kind::Failed,
                 "this is done on all hosts together",
             )),
-            Action::AddEtcdMember => self.add_etcd_member(host).await,
+            Action::SignServer => {
+                let call = SignServer {
+                    names: host.server_names.clone(),
+                    hours: self.desired.cluster.certificate_hours,
+                };
+                client.call(call).await
+            }
+            Action::AddEtcdMember => {
+                let leader = self.leader().await?;
+                let call = AddEtcdMember {
+                    via: leader.node.node_ip(),
+                    address,
+                };
+                self.client(&leader.node.name)?.call(call).await
+            }
+            Action::PromoteEtcdMember => {
+                let leader = self.leader().await?;
+                let call = PromoteEtcdMember {
+                    via: leader.node.node_ip(),
+                    address,
+                    seconds: API_PATIENCE,
+                };
+                self.client(&leader.node.name)?.call(call).await
+            }
             Action::SwitchControlPlane { .. } => {
                 self.switch(client, host, Part::ControlPlane).await
             }
@@ -383,10 +430,12 @@ impl Run<'_> {
         ))
     }
 
-    /// The first control plane whose API server is ready.
+    /// The first control plane whose API server is ready, of those that do not join
+    /// only now.
     async fn leader(&self) -> Result<&DesiredHost> {
         let mut last = None;
-        for host in self.control_planes() {
+        let stands = |host: &&DesiredHost| self.members.contains(&host.node.name);
+        for host in self.control_planes().filter(stands) {
             let ready = WaitApi {
                 address: host.node.node_ip(),
                 seconds: 5,
@@ -553,16 +602,6 @@ impl Run<'_> {
                 }),
         )
         .await;
-    }
-
-    async fn add_etcd_member(&self, host: &DesiredHost) -> Result<()> {
-        let leader = self.leader().await?;
-        self.client(&leader.node.name)?
-            .call(AddEtcdMember {
-                via: leader.node.node_ip(),
-                address: host.node.node_ip(),
-            })
-            .await
     }
 }
 

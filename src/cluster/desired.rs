@@ -3,18 +3,20 @@
 
 mod address;
 mod content;
+mod etcd;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
 pub(super) use self::address::node_addresses;
 use self::content::{context, files, hosts_block};
+use self::etcd::etcd_starts;
 use super::hooks;
 use crate::digest::Digest;
-use crate::distro::kubeadm::{self, config};
-use crate::distro::{self, EtcdStart, EtcdState, Role};
+use crate::distro::kubeadm::{self, config, server};
+use crate::distro::{self, EtcdMember, EtcdStart, EtcdState, Role};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::host::Recipe;
 use crate::host::facts::Facts;
@@ -68,6 +70,8 @@ pub struct DesiredHost {
     pub taints: Vec<Taint>,
     /// Whether its etcd is added to a cluster that exists.
     pub joins_etcd: bool,
+    /// The names and addresses in its API server's certificate; none on workers.
+    pub server_names: BTreeSet<String>,
     /// Settings that are no files.
     pub settings: crate::host::setting::Settings,
     /// Its plugins, in the order in which they run.
@@ -109,8 +113,14 @@ pub struct Known<'a> {
     pub etcd_data: bool,
 }
 
-/// Works out what the cluster is to be.
-pub fn desired(cluster: &spec::Cluster, image: &ClusterImage, known: &[Known]) -> Result<Desired> {
+/// Works out what the cluster is to be. `members` are those of its etcd; none when
+/// it cannot be asked, or is not there yet.
+pub fn desired(
+    cluster: &spec::Cluster,
+    image: &ClusterImage,
+    known: &[Known],
+    members: &[EtcdMember],
+) -> Result<Desired> {
     let mut nodes = Vec::with_capacity(known.len());
     for one in known {
         nodes.push((one, rootfs(cluster, image, one)?, node(cluster, one)?));
@@ -122,7 +132,7 @@ pub fn desired(cluster: &spec::Cluster, image: &ClusterImage, known: &[Known]) -
         ));
     };
     let shared = shared(cluster, image, first_rootfs)?;
-    let etcd = etcd_starts(&nodes);
+    let etcd = etcd_starts(&nodes, members);
     let servers = servers(cluster, &nodes, &etcd);
     let common = Common {
         cluster,
@@ -311,9 +321,8 @@ fn node(cluster: &spec::Cluster, known: &Known) -> Result<distro::Host> {
     })
 }
 
-/// The node's addresses: as given, of the named interface, or of the default
-/// route.
-fn taints(host: &spec::cluster::Host) -> Vec<Taint> {
+/// The taints that a host's node gets.
+pub(super) fn taints(host: &spec::cluster::Host) -> Vec<Taint> {
     let mut taints: Vec<Taint> = host
         .taints
         .iter()
@@ -331,51 +340,6 @@ fn taints(host: &spec::cluster::Host) -> Vec<Taint> {
         });
     }
     taints
-}
-
-/// How each control plane's etcd starts. Those of a cluster that does not exist
-/// yet start together; one that comes later joins those that are there. How a
-/// member started is part of its generation and stays as it was.
-fn etcd_starts(nodes: &[(&Known, &Rootfs, distro::Host)]) -> BTreeMap<String, EtcdStart> {
-    let members = || {
-        nodes
-            .iter()
-            .filter(|(_, _, node)| node.role == Role::ControlPlane)
-    };
-    let member = |node: &distro::Host| (node.name.clone(), node.node_ip());
-    let founders: Option<&EtcdStart> = members().find_map(|(known, _, _)| {
-        known
-            .etcd
-            .as_ref()
-            .filter(|etcd| etcd.state == EtcdState::New)
-    });
-    let founding = founders.cloned().unwrap_or_else(|| EtcdStart {
-        members: members().map(|(_, _, node)| member(node)).collect(),
-        state: EtcdState::New,
-    });
-    let mut present = founding.members.clone();
-    let mut starts = BTreeMap::new();
-    for (known, _, node) in members() {
-        let own = member(node);
-        let start = match &known.etcd {
-            Some(start) => start.clone(),
-            None if founding.members.contains(&own) => founding.clone(),
-            None => {
-                present.push(own.clone());
-                EtcdStart {
-                    members: present.clone(),
-                    state: EtcdState::Existing,
-                }
-            }
-        };
-        for one in &start.members {
-            if !present.contains(one) {
-                present.push(one.clone());
-            }
-        }
-        starts.insert(node.name.clone(), start);
-    }
-    starts
 }
 
 /// The API servers of all control planes, also of those that do not answer now:
@@ -492,6 +456,10 @@ fn host(
         labels: labels(known.host),
         taints: node.taints.clone(),
         joins_etcd: etcd.is_some_and(|etcd| etcd.state == EtcdState::Existing),
+        server_names: match node.role {
+            Role::ControlPlane => server::wanted(shared, node),
+            Role::Worker => BTreeSet::new(),
+        },
         settings: settings(cluster, known.host),
         hooks: hooks::of(
             cluster,
@@ -504,7 +472,8 @@ fn host(
     })
 }
 
-fn labels(host: &spec::cluster::Host) -> BTreeMap<String, String> {
+/// The labels that a host's node gets.
+pub(super) fn labels(host: &spec::cluster::Host) -> BTreeMap<String, String> {
     let mut labels: BTreeMap<String, String> = host
         .labels
         .iter()

@@ -95,10 +95,14 @@ pub enum Action {
     CreateAuthorities,
     /// Makes this host's certificates under the cluster's authorities.
     CreateCertificates,
+    /// Signs the API server's certificate anew, with the names that belong in it now.
+    SignServer,
     /// Gives kubelet its client certificate.
     Credential,
     /// Adds this host's etcd to the cluster's members.
     AddEtcdMember,
+    /// Lets this host's etcd vote, when it has learned what the others know.
+    PromoteEtcdMember,
     /// Makes the control plane on this host that of the generation.
     SwitchControlPlane {
         /// The generation's identity.
@@ -165,8 +169,10 @@ impl Action {
             }
             Action::CreateAuthorities => "create the cluster's certificate authorities".into(),
             Action::CreateCertificates => "create the control plane's certificates".into(),
+            Action::SignServer => "sign the API server's certificate anew".into(),
             Action::Credential => "give kubelet its certificate".into(),
             Action::AddEtcdMember => "add the host to etcd's members".into(),
+            Action::PromoteEtcdMember => "let the host's etcd vote".into(),
             Action::SwitchControlPlane { .. } => {
                 "switch the control plane to the new generation".into()
             }
@@ -237,7 +243,7 @@ pub fn plan(desired: &Desired, survey: &Survey) -> Plan {
         stages.prepare(host, state);
     }
     stages.keys(&hosts);
-    stages.control_plane(&hosts);
+    stages.control_plane(survey, &hosts);
     stages.objects(desired, survey, &hosts);
     Plan {
         cluster: desired.cluster.name.clone(),
@@ -380,6 +386,9 @@ impl Stages {
             .filter(|(host, _)| host.node.role == Role::ControlPlane)
         {
             if state.distro.pki.is_some() {
+                if state.distro.server_names.as_ref() != Some(&host.server_names) {
+                    self.push("certificates", host, Action::SignServer);
+                }
                 continue;
             }
             if !exists && leader.is_none() {
@@ -396,7 +405,7 @@ impl Stages {
         }
     }
 
-    fn control_plane(&mut self, hosts: &[(&DesiredHost, &HostState)]) {
+    fn control_plane(&mut self, survey: &Survey, hosts: &[(&DesiredHost, &HostState)]) {
         for (host, state) in hosts {
             self.plugins("start", host, state, Phase::BeforeJoin);
             if host.node.role == Role::ControlPlane && state.control_plane != Some(host.identity) {
@@ -408,6 +417,13 @@ impl Stages {
             }
             if !state.distro.kubelet_active || !state.distro.credential {
                 self.push("start", host, Action::StartKubelet);
+            }
+            let votes = survey.etcd.iter().any(|member| {
+                member.address == Some(host.node.node_ip()) && member.started && !member.learner
+            });
+            // One without data is another member than the one that voted.
+            if host.joins_etcd && !survey.etcd.is_empty() && !(votes && state.distro.etcd_data) {
+                self.push("start", host, Action::PromoteEtcdMember);
             }
         }
     }
@@ -426,8 +442,13 @@ impl Stages {
         let applied = control_planes
             .iter()
             .any(|(_, state)| state.distro.objects == Some(identity));
+        // One that joins only now has nothing to apply them with.
+        let first = control_planes
+            .iter()
+            .position(|(_, state)| state.distro.pki.is_some())
+            .unwrap_or(0);
         for (index, (host, state)) in control_planes.iter().enumerate() {
-            if !applied && index == 0 {
+            if !applied && index == first {
                 self.push("objects", host, Action::ApplyObjects { identity });
             } else if state.distro.objects != Some(identity) {
                 self.push("nodes", host, Action::RecordObjects { identity });

@@ -4,7 +4,6 @@
 //! and plans. [`Prepared::apply`] carries the plan out and verifies the result.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -15,6 +14,7 @@ use super::connect::{self, LeftOut, Visitor, connect, farewell};
 use super::desired::{Desired, Known, desired};
 use super::evidence;
 use super::hooks::{self, HookState};
+use super::live::{Live, live};
 use super::plan::{Plan, plan};
 use super::survey::{HostState, Survey};
 use super::verify::verify;
@@ -23,7 +23,6 @@ use crate::agent::calls::distro::ClusterReport;
 use crate::agent::calls::history::{HistoryEntry, RecordRun, RunOutcome};
 use crate::agent::calls::host::{CheckSettings, HostReport, ReadHost};
 use crate::agent::{Client, ClusterLock};
-use crate::distro::Role;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Context, Event};
 use crate::host::Part;
@@ -58,6 +57,8 @@ pub struct Prepared {
     pub plan: Plan,
     /// What the checks found that does not prevent the run.
     pub findings: Vec<Finding>,
+    /// The control planes that the cluster stands on: all but those that join.
+    members: BTreeSet<String>,
 }
 
 /// How a run ended.
@@ -94,19 +95,88 @@ fn untouched(error: Error) -> Error {
 
 async fn examine(context: &Context, request: Request) -> Result<Prepared> {
     let image = ClusterImage::open(&request.store, &request.index)?;
-    let (clients, left_out) = context.phase("connect", enter(context, &request)).await?;
-    let prepared = look(context, &request, &image, &clients, left_out).await;
-    match prepared {
-        Ok((desired, plan, findings)) => Ok(Prepared {
+    let options = request.visitor.changing(request.dry_run);
+    let work = connect(context, &request.targets, &options);
+    let (mut clients, problems) = connect::sort(context.phase("connect", work).await);
+    match explore(context, &request, &image, &mut clients, problems).await {
+        Ok(found) => Ok(Prepared {
             request,
             clients,
-            desired,
-            plan,
-            findings,
+            desired: found.desired,
+            plan: found.plan,
+            findings: found.findings,
+            members: found.members,
         }),
         Err(error) => {
             farewell(clients.into_values()).await;
             Err(error)
+        }
+    }
+}
+
+/// What is known before the first change.
+struct Found {
+    desired: Desired,
+    plan: Plan,
+    findings: Vec<Finding>,
+    members: BTreeSet<String>,
+}
+
+/// Looks at the hosts that can be reached. A host that only comes to a cluster that
+/// is in use, and that something is wrong with, is left out.
+async fn explore(
+    context: &Context,
+    request: &Request,
+    image: &ClusterImage,
+    clients: &mut BTreeMap<String, Client>,
+    mut problems: Vec<(String, Error)>,
+) -> Result<Found> {
+    let (mut reports, silent) = context.phase("facts", facts(clients)).await;
+    problems.extend(silent);
+    let live = live(clients, &reports).await;
+    let joining = joining(&request.cluster, &reports, live.as_ref());
+    let mut left_out = enough(request, clients, &joining, problems)?;
+    let members = control_planes(&request.cluster)
+        .into_iter()
+        .filter(|name| !joining.contains(*name))
+        .map(str::to_owned)
+        .collect();
+    loop {
+        let looked = look(
+            context,
+            request,
+            image,
+            clients,
+            &reports,
+            &left_out,
+            live.as_ref(),
+        );
+        let error = match looked.await {
+            Ok((desired, plan, findings)) => {
+                return Ok(Found {
+                    desired,
+                    plan,
+                    findings,
+                    members,
+                });
+            }
+            Err(error) => error,
+        };
+        let about = evidence::hosts_of(&error);
+        let is_only_theirs = !about.is_empty()
+            && error.others().iter().all(|other| other.host().is_some())
+            && about
+                .iter()
+                .all(|host| joining.contains(host) && reports.contains_key(host));
+        if !is_only_theirs {
+            return Err(error);
+        }
+        for host in about {
+            reports.remove(&host);
+            farewell(clients.remove(&host)).await;
+            let own = std::iter::once(&error).chain(error.others());
+            let own = own.filter(|error| error.host() == Some(&host));
+            left_out.extend(own.take(1).map(|error| LeftOut::because(&host, error)));
         }
     }
 }
@@ -116,15 +186,16 @@ async fn look(
     request: &Request,
     image: &ClusterImage,
     clients: &BTreeMap<String, Client>,
-    left_out: Vec<LeftOut>,
+    reports: &BTreeMap<String, HostReport>,
+    left_out: &[LeftOut],
+    live: Option<&Live>,
 ) -> Result<(Desired, Plan, Vec<Finding>)> {
-    let reports = context.phase("facts", facts(clients)).await?;
     let (cluster, selection) = (&request.cluster, &request.selection);
     let checks = check::before_run(
         cluster,
         (image, &request.store),
         clients,
-        &reports,
+        reports,
         selection,
     );
     let findings = context.phase("checks", checks).await?;
@@ -142,26 +213,51 @@ async fn look(
             })
         })
         .collect();
-    let desired = desired(&request.cluster, image, &known)?;
-    let survey = survey(&desired, clients, reports, left_out, image).await?;
+    let etcd = live.map_or(&[][..], |live| &live.etcd);
+    let desired = desired(&request.cluster, image, &known, etcd)?;
+    let hosts = survey(&desired, clients, reports, image).await?;
+    let survey = Survey {
+        hosts,
+        left_out: left_out.to_vec(),
+        nodes: live.map(|live| live.report.nodes.clone()),
+        etcd: etcd.to_vec(),
+    };
     let plan = plan(&desired, &survey);
     Ok((desired, plan, findings))
 }
 
-/// One agent on each host that can be reached. Hosts that cannot are left out,
-/// as long as what must be there is there.
-async fn enter(
-    context: &Context,
-    request: &Request,
-) -> Result<(BTreeMap<String, Client>, Vec<LeftOut>)> {
-    let options = request.visitor.changing(request.dry_run);
-    let (clients, problems) = connect::sort(connect(context, &request.targets, &options).await);
-    match enough(request, &clients, problems) {
-        Ok(left_out) => Ok((clients, left_out)),
-        Err(error) => {
-            farewell(clients.into_values()).await;
-            Err(error)
-        }
+/// The hosts that come to a cluster that is in use: those that are neither nodes of
+/// it yet nor have a vote in its etcd. None while its API does not answer.
+fn joining(
+    cluster: &spec::Cluster,
+    reports: &BTreeMap<String, HostReport>,
+    live: Option<&Live>,
+) -> BTreeSet<String> {
+    let Some(live) = live else {
+        return BTreeSet::new();
+    };
+    let is_node = |name: &str| live.report.nodes.iter().any(|node| node.name == name);
+    let votes = |name: &str| {
+        reports
+            .get(name)
+            .and_then(|report| report.api)
+            .is_some_and(|address| live.votes(address))
+    };
+    let joining: BTreeSet<String> = cluster
+        .hosts
+        .iter()
+        .map(|host| host.name.as_str())
+        .filter(|name| !is_node(name) && !votes(name))
+        .map(str::to_owned)
+        .collect();
+    let stands = cluster
+        .hosts
+        .control_planes()
+        .any(|host| !joining.contains(host.name.as_str()));
+    match stands {
+        true => joining,
+        // Nobody has registered yet.
+        false => BTreeSet::new(),
     }
 }
 
@@ -175,20 +271,24 @@ fn control_planes(cluster: &spec::Cluster) -> Vec<&str> {
 }
 
 /// A run can do without workers, and without a minority of the control planes,
-/// that do not answer. Anything else that went wrong ends it.
+/// that do not answer, and without hosts that are only to join, whatever is wrong
+/// with them. Anything else that went wrong ends it.
 fn enough(
     request: &Request,
     clients: &BTreeMap<String, Client>,
+    joining: &BTreeSet<String>,
     problems: Vec<(String, Error)>,
 ) -> Result<Vec<LeftOut>> {
-    let control_planes = control_planes(&request.cluster);
+    let mut control_planes = control_planes(&request.cluster);
+    control_planes.retain(|name| !joining.contains(*name));
     let reached = control_planes
         .iter()
         .filter(|name| clients.contains_key(**name))
         .count();
     let mut left_out = Vec::new();
     for (host, error) in problems {
-        if error.kind() != Kind::Unreachable || reached * 2 <= control_planes.len() {
+        let can_be_missed = error.kind() == Kind::Unreachable && reached * 2 > control_planes.len();
+        if !can_be_missed && !joining.contains(&host) {
             return Err(error.on_host(host));
         }
         left_out.push(LeftOut::because(host, &error));
@@ -196,32 +296,38 @@ fn enough(
     Ok(left_out)
 }
 
-async fn facts(clients: &BTreeMap<String, Client>) -> Result<BTreeMap<String, HostReport>> {
-    let answers = join_all(
-        clients
-            .iter()
-            .map(|(name, client)| async move { (name, client.call(ReadHost {}).await) }),
-    )
-    .await;
-    answers
-        .into_iter()
-        .map(|(name, answer)| match answer {
-            Ok(report) => Ok((name.clone(), report)),
-            Err(error) => Err(error.on_host(name)),
-        })
-        .collect()
+/// What each host says of itself, and the hosts that could not say it, which are
+/// entered no longer.
+async fn facts(
+    clients: &mut BTreeMap<String, Client>,
+) -> (BTreeMap<String, HostReport>, Vec<(String, Error)>) {
+    let asked = clients
+        .iter()
+        .map(|(name, client)| async move { (name.clone(), client.call(ReadHost {}).await) });
+    let (mut reports, mut silent) = (BTreeMap::new(), Vec::new());
+    for (name, answer) in join_all(asked).await {
+        match answer {
+            Ok(report) => {
+                reports.insert(name, report);
+            }
+            Err(error) => silent.push((name, error)),
+        }
+    }
+    for (name, _) in &silent {
+        farewell(clients.remove(name)).await;
+    }
+    (reports, silent)
 }
 
 async fn survey(
     desired: &Desired,
     clients: &BTreeMap<String, Client>,
-    reports: BTreeMap<String, HostReport>,
-    left_out: Vec<LeftOut>,
+    reports: &BTreeMap<String, HostReport>,
     image: &ClusterImage,
-) -> Result<Survey> {
+) -> Result<BTreeMap<String, HostState>> {
     let blobs = image.blobs();
-    let states = join_all(desired.hosts.iter().map(|host| {
-        let (blobs, reports) = (&blobs, &reports);
+    join_all(desired.hosts.iter().map(|host| {
+        let blobs = &blobs;
         async move {
             let name = &host.node.name;
             let (Some(client), Some(report)) = (clients.get(name), reports.get(name)) else {
@@ -231,24 +337,22 @@ async fn survey(
                 .call(BlobsMissing {
                     blobs: blobs.clone(),
                 })
-                .await?;
+                .await
+                .map_err(|error| error.on_host(name))?;
             let settings = host.settings.clone();
-            let settled = client.call(CheckSettings { settings }).await?;
-            let hooks = hooks::state(client, host).await?;
+            let settled = client
+                .call(CheckSettings { settings })
+                .await
+                .map_err(|error| error.on_host(name))?;
+            let hooks = hooks::state(client, host)
+                .await
+                .map_err(|error| error.on_host(name))?;
             Ok((name.clone(), host_state(report, missing, settled, hooks)))
         }
     }))
     .await
     .into_iter()
-    .collect::<Result<BTreeMap<_, _>>>()?;
-    let nodes = cluster_state(desired, clients, &states)
-        .await
-        .map(|report| report.nodes);
-    Ok(Survey {
-        hosts: states,
-        left_out,
-        nodes,
-    })
+    .collect()
 }
 
 fn host_state(
@@ -273,46 +377,6 @@ fn host_state(
         distro: report.distro.clone(),
         hooks,
     }
-}
-
-/// What the API says, asked on the first control plane that answers. One that has
-/// been in use is given some seconds: while etcd elects a leader, for instance
-/// because a control plane is off, no API server answers.
-async fn cluster_state(
-    desired: &Desired,
-    clients: &BTreeMap<String, Client>,
-    states: &BTreeMap<String, HostState>,
-) -> Option<ClusterReport> {
-    const ATTEMPTS: u32 = 5;
-    const PAUSE: Duration = Duration::from_secs(2);
-    let candidates: Vec<_> = desired
-        .hosts
-        .iter()
-        .filter(|host| host.node.role == Role::ControlPlane)
-        .filter_map(|host| {
-            let name = &host.node.name;
-            let state = states
-                .get(name)
-                .filter(|state| state.distro.pki.is_some())?;
-            Some((host.node.node_ip(), clients.get(name)?, state))
-        })
-        .collect();
-    let in_use = candidates
-        .iter()
-        .any(|(_, _, state)| state.distro.objects.is_some());
-    for attempt in 1..=ATTEMPTS {
-        let asked = candidates
-            .iter()
-            .map(|(address, client, _)| (*address, *client));
-        if let Ok(report) = connect::ask_api(asked).await {
-            return Some(report);
-        }
-        if !in_use || attempt == ATTEMPTS {
-            break;
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    None
 }
 
 impl Prepared {
@@ -345,6 +409,7 @@ impl Prepared {
             store: &self.request.store,
             run: &self.request.visitor.run,
             index: &self.request.index,
+            members: &self.members,
         };
         let outcome = match self.plan.is_empty() {
             // Who changes nothing keeps nobody out.
@@ -429,7 +494,7 @@ impl Prepared {
     /// Carries the plan out under the cluster's lock.
     async fn carry_out(&self, run: &Run<'_>) -> Result<Outcome> {
         let visitor = &self.request.visitor;
-        let control_planes = control_planes(&self.request.cluster);
+        let control_planes: Vec<&str> = self.members.iter().map(String::as_str).collect();
         let lock = ClusterLock::take(
             run.context,
             &visitor.run,

@@ -10,6 +10,7 @@ use crate::agent::calls::host::{HostReport, ReadHost};
 use crate::agent::{self, Client};
 use crate::error::{Error, Kind, Result};
 use crate::event::Context;
+use crate::kube::NodeState;
 use crate::remote::Target;
 use crate::spec;
 
@@ -50,6 +51,17 @@ pub struct Node {
     pub generation: Option<String>,
     /// What is wrong, when something is.
     pub problem: Option<String>,
+    /// Whether it takes no new pods.
+    pub unschedulable: bool,
+    /// Whether a drain is under way, or was cut.
+    pub draining: bool,
+    /// When the node came, RFC 3339.
+    pub created: Option<String>,
+    /// Where SSH reaches the host.
+    pub address: Option<String>,
+    /// The first twelve digits of the digest of the cluster image that its
+    /// generation is made from.
+    pub image: Option<String>,
 }
 
 /// Asks all hosts, and the API by way of the first control plane that answers.
@@ -163,6 +175,13 @@ async fn look(request: &Request, clients: &[(String, Result<Client>)]) -> Result
                 .and_then(|report| report.current(crate::host::Part::Node))
                 .map(|identity| identity.short()),
             problem,
+            address: request
+                .cluster
+                .hosts
+                .get(name)
+                .map(|host| host.address.to_string()),
+            image: report.as_ref().ok().and_then(image),
+            ..Node::of(node)
         });
     }
     for node in known
@@ -176,6 +195,7 @@ async fn look(request: &Request, clients: &[(String, Result<Client>)]) -> Result
             roles: node.roles(),
             generation: None,
             problem: Some("the Clusterfile does not name it".to_owned()),
+            ..Node::of(Some(node))
         });
     }
     let unready_pods = state
@@ -192,6 +212,35 @@ async fn look(request: &Request, clients: &[(String, Result<Client>)]) -> Result
         nodes,
         unready_pods,
     })
+}
+
+impl Node {
+    /// What the API says of it.
+    fn of(node: Option<&NodeState>) -> Self {
+        Node {
+            name: String::new(),
+            ready: false,
+            version: String::new(),
+            roles: Vec::new(),
+            generation: None,
+            problem: None,
+            unschedulable: node.is_some_and(|node| node.unschedulable),
+            draining: node.is_some_and(|node| node.drained_by.is_some()),
+            created: node.and_then(|node| node.created.clone()),
+            address: None,
+            image: None,
+        }
+    }
+}
+
+/// The cluster image of the generation that the host is in.
+fn image(report: &HostReport) -> Option<String> {
+    let current = report.current(crate::host::Part::Node)?;
+    let generations = &report.facts.managed.generations;
+    generations
+        .iter()
+        .find(|generation| generation.identity == current)
+        .map(|generation| generation.image.short())
 }
 
 async fn ask_api(

@@ -6,6 +6,7 @@ use super::connect::LeftOut;
 use super::hooks::HookState;
 use crate::agent::calls::distro::HostDistroState;
 use crate::digest::Digest;
+use crate::distro::EtcdMember;
 use crate::kube::NodeState;
 use crate::oci::Blob;
 
@@ -18,6 +19,8 @@ pub struct Survey {
     pub left_out: Vec<LeftOut>,
     /// What the API says of the nodes; `None` while there is no API.
     pub nodes: Option<Vec<NodeState>>,
+    /// The members of etcd; none when it cannot be asked.
+    pub etcd: Vec<EtcdMember>,
 }
 
 /// What decides over a host's part in the plan.

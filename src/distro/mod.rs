@@ -134,6 +134,23 @@ pub enum EtcdState {
     Existing,
 }
 
+/// A member of the cluster's etcd, as etcd itself knows it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct EtcdMember {
+    /// etcd's number for it, which the API takes as text.
+    pub id: String,
+    /// Its name, which is its node's; empty until it has started for the first time.
+    pub name: String,
+    /// Where its peers reach it.
+    pub address: Option<IpAddr>,
+    /// Whether it has ever started.
+    pub started: bool,
+    /// Whether it only learns: it does not vote, and the others do not need it.
+    pub learner: bool,
+    /// Whether it answers now.
+    pub healthy: bool,
+}
+
 /// A file that a distribution adds to a host's generation.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct File {

@@ -7,6 +7,7 @@ pub mod clusterfile;
 pub mod kubefile;
 pub mod name;
 pub mod network;
+pub mod patch;
 pub mod plugin;
 mod text;
 

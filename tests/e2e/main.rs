@@ -9,6 +9,7 @@ mod hooks;
 mod install;
 mod interrupted;
 mod lab;
+mod node;
 mod outage;
 mod refused;
 mod site;

@@ -1,5 +1,5 @@
-//! Four hosts, the demo image and a Clusterfile, shared by all tests of whole
-//! clusters, one test at a time.
+//! Four hosts and a spare one, the demo image and a Clusterfile, shared by all tests
+//! of whole clusters, one test at a time.
 //!
 //! A test says what it needs, [`Site::bare`] or [`Site::installed`], and in the end
 //! what it leaves, [`Site::leaves`]. A test that panics leaves nothing to rely on,
@@ -18,12 +18,14 @@ use crate::lab::{Lab, Warden, chasi, succeed, until};
 use crate::snapshot::Tree;
 use crate::traces::Traces;
 
-/// All hosts; the last one is the worker.
+/// All hosts of the Clusterfile; the last one is the worker.
 pub const HOSTS: [&str; 4] = ["node-1", "node-2", "node-3", "node-4"];
 /// Those that become control planes.
 pub const CONTROL_PLANES: [&str; 3] = ["node-1", "node-2", "node-3"];
 /// The one that does not.
 pub const WORKER: &str = "node-4";
+/// A host that the Clusterfile does not name, which stays bare.
+pub const SPARE: &str = "node-5";
 
 const IMAGE: &str = "chasi/demo:1.34.4";
 
@@ -91,14 +93,17 @@ impl Site {
         let clusterfile = directory.path().join("Clusterfile");
         let lab = Lab::up(&[
             "--hosts",
-            "4",
+            "5",
             "--image",
             IMAGE,
             "--write",
             clusterfile.to_str().unwrap(),
         ]);
+        let text = fs::read_to_string(&clusterfile).unwrap();
+        fs::write(&clusterfile, without_host(&text, SPARE)).unwrap();
+        let all = [&HOSTS[..], &[SPARE]].concat();
         Site {
-            bare_traces: Traces::of(&lab),
+            bare_traces: Traces::on(&lab, &all),
             lab,
             directory,
             hosts: Hosts::Bare,
@@ -110,10 +115,11 @@ impl Site {
     /// Makes sure that the hosts are bare.
     pub fn bare(&mut self) {
         if self.hosts != Hosts::Bare {
-            for host in HOSTS {
+            let all = [&HOSTS[..], &[SPARE]].concat();
+            for host in &all {
                 self.lab.run("net", &[host, "restore"]);
             }
-            self.lab.run("reset", &HOSTS);
+            self.lab.run("reset", &all);
             let _ = fs::remove_dir_all(self.path("state"));
         }
         self.hosts = Hosts::Unknown;
@@ -178,6 +184,11 @@ impl Site {
         fs::read_to_string(self.path("Clusterfile")).unwrap()
     }
 
+    /// Another Clusterfile's text.
+    pub fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
     /// A path among the controller's things.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -228,6 +239,23 @@ impl Site {
             }
         });
     }
+}
+
+/// A Clusterfile of a lab without one of its hosts.
+pub fn without_host(clusterfile: &str, host: &str) -> String {
+    let mut kept = String::new();
+    let mut inside = false;
+    for line in clusterfile.split_inclusive('\n') {
+        if line.starts_with("    - name: ") {
+            inside = line.trim_end().ends_with(&format!(" {host}"));
+        } else if !line.starts_with("     ") {
+            inside = false;
+        }
+        if !inside {
+            kept.push_str(line);
+        }
+    }
+    kept
 }
 
 fn is_ready(pod: &Value) -> bool {

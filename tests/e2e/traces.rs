@@ -138,6 +138,17 @@ impl Traces {
         Traces(lines)
     }
 
+    /// What is known of these hosts alone.
+    pub fn only(&self, hosts: &[&str]) -> Traces {
+        let is_theirs = |line: &&String| {
+            hosts.iter().any(|host| {
+                line.strip_prefix(host)
+                    .is_some_and(|rest| rest.starts_with(' '))
+            })
+        };
+        Traces(self.0.iter().filter(is_theirs).cloned().collect())
+    }
+
     /// What is there now and was not, and what is gone.
     pub fn differences(&self, now: &Traces) -> Vec<String> {
         let new = now.0.difference(&self.0).map(|line| format!("+ {line}"));

@@ -1,7 +1,7 @@
 //! Requests about the Kubernetes distribution of a host: keys, credentials, the
 //! container runtime's images, the cluster's own objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,8 @@ pub struct HostDistroState {
     /// The digest of the cluster's CA certificate, once the keys of a control
     /// plane are whole here.
     pub pki: Option<Digest>,
+    /// The names and addresses in the API server's certificate.
+    pub server_names: Option<BTreeSet<String>>,
     /// Whether kubelet has its credential.
     pub credential: bool,
     /// Which cluster's node the host is.
@@ -57,6 +59,22 @@ pub struct MakePki {
 impl Call for MakePki {
     type Reply = ();
     const NAME: &'static str = "make-pki";
+    const EFFECT: Effect = Effect::Changes;
+}
+
+/// Signs the API server's certificate anew, for the same key, with other names in
+/// it. The server takes it up by itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SignServer {
+    /// The names and addresses.
+    pub names: BTreeSet<String>,
+    /// How long it is valid, in hours.
+    pub hours: u32,
+}
+
+impl Call for SignServer {
+    type Reply = ();
+    const NAME: &'static str = "sign-server";
     const EFFECT: Effect = Effect::Changes;
 }
 
@@ -253,19 +271,4 @@ impl Call for ReadKubeconfig {
     type Reply = AdminKubeconfig;
     const NAME: &'static str = "read-kubeconfig";
     const EFFECT: Effect = Effect::Reads;
-}
-
-/// Adds a host to the members of the cluster's etcd, unless it is one.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct AddEtcdMember {
-    /// The address of a member to ask.
-    pub via: IpAddr,
-    /// The address of the new one.
-    pub address: IpAddr,
-}
-
-impl Call for AddEtcdMember {
-    type Reply = ();
-    const NAME: &'static str = "add-etcd-member";
-    const EFFECT: Effect = Effect::Changes;
 }

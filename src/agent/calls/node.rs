@@ -24,17 +24,17 @@ impl Call for SimulateDrain {
     const EFFECT: Effect = Effect::Reads;
 }
 
-/// Drains a node. Takes as long as its options allow; ended with the connection,
-/// it makes the node take pods again.
+/// Drains nodes, all at the same time. Takes as long as its options allow; ended
+/// with the connection, it makes the nodes take pods again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Drain {
     /// The address of the API server on this host.
     pub address: IpAddr,
-    /// The node.
-    pub node: String,
+    /// The nodes.
+    pub nodes: Vec<String>,
     /// How.
     pub options: Options,
-    /// The run, to be noted at the node.
+    /// The run, to be noted at the nodes.
     pub run: String,
 }
 

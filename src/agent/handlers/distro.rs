@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use crate::agent::Scope;
 use crate::agent::calls::distro::*;
 use crate::distro::kubeadm::credential::{self, Request, Signed};
-use crate::distro::kubeadm::etcd::Etcd;
 use crate::distro::kubeadm::pki::{Authorities, Pki};
-use crate::distro::kubeadm::{self, objects, runtime};
+use crate::distro::kubeadm::{self, objects, runtime, server};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
 use crate::kube::{self, Connection, ObjectName};
@@ -48,6 +47,7 @@ pub(super) async fn distro_state(scope: Scope, _: DistroState) -> Result<HostDis
     super::blocking(move || {
         Ok(HostDistroState {
             pki: Pki::at(root()).identity(),
+            server_names: server::names(root()),
             credential: credential::present(root()),
             member: credential::membership(root()),
             etcd_data: root().join("var/lib/etcd/member").is_dir(),
@@ -66,6 +66,10 @@ pub(super) async fn make_pki(scope: Scope, call: MakePki) -> Result<()> {
         Pki::at(root()).make(&context, &program, &call.config, authorities)
     })
     .await
+}
+
+pub(super) async fn sign_server(_: Scope, call: SignServer) -> Result<()> {
+    super::blocking(move || server::sign(root(), &call.names, call.hours)).await
 }
 
 pub(super) async fn read_authorities(_: Scope, _: ReadAuthorities) -> Result<Authorities> {
@@ -273,8 +277,4 @@ pub(super) async fn read_kubeconfig(_: Scope, _: ReadKubeconfig) -> Result<Admin
         Ok(AdminKubeconfig { text })
     })
     .await
-}
-
-pub(super) async fn add_etcd_member(_: Scope, call: AddEtcdMember) -> Result<()> {
-    Etcd::open(root(), call.via)?.add(call.address).await
 }

@@ -2,6 +2,7 @@
 
 mod blobs;
 mod distro;
+mod etcd;
 mod exchange;
 mod history;
 mod hook;
@@ -31,6 +32,7 @@ pub fn router() -> Router {
         .on(exchange::finish_blobs)
         .on(distro::distro_state)
         .on(distro::make_pki)
+        .on(distro::sign_server)
         .on(distro::read_authorities)
         .on(distro::request_credential)
         .on(distro::sign_credentials)
@@ -43,7 +45,11 @@ pub fn router() -> Router {
         .on(distro::cluster_state)
         .on(distro::set_node)
         .on(distro::read_kubeconfig)
-        .on(distro::add_etcd_member)
+        .on(etcd::read)
+        .on(etcd::add)
+        .on(etcd::promote)
+        .on(etcd::remove)
+        .on(etcd::recover)
         .on(node::simulate_drain)
         .on(node::drain)
         .on(node::uncordon)

@@ -16,12 +16,12 @@ pub(super) async fn simulate_drain(_: Scope, call: SimulateDrain) -> Result<Simu
 pub(super) async fn drain(scope: Scope, call: Drain) -> Result<Drained> {
     let kubeconfig = root().join("etc/kubernetes/admin.conf");
     let connection = Connection::open_without_retries(&kubeconfig, call.address).await?;
-    let (node, run) = (&call.node, &call.run);
+    let nodes: Vec<&str> = call.nodes.iter().map(String::as_str).collect();
     drain::drain(
         &connection,
-        node,
+        &nodes,
         &call.options,
-        run,
+        &call.run,
         &scope.context,
         &scope.gone,
     )

@@ -305,19 +305,23 @@ fn refuse(mut findings: Vec<Finding>) -> Result<Vec<Finding>> {
         findings.retain(|finding| finding.outcome.is_trouble());
         return Ok(findings);
     };
-    let mut error = match (errors.len(), &first.place, &first.outcome) {
-        (1, Place::Host { host }, Outcome::Wrong { seen, expected, .. }) => {
-            Error::new(Kind::Check, format!("{seen} [{}]", first.check))
+    let one = |finding: &Finding| match (&finding.place, &finding.outcome) {
+        (Place::Host { host }, Outcome::Wrong { seen, expected, .. }) => {
+            Error::new(Kind::Check, format!("{seen} [{}]", finding.check))
                 .on_host(host.clone())
                 .because(format!("expected: {expected}"))
         }
-        (1, ..) => Error::new(Kind::Check, first.to_string()),
-        _ => Error::new(Kind::Check, format!("{} checks failed", errors.len())).because(
-            errors
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("\n"),
+        (Place::Host { host }, _) => {
+            Error::new(Kind::Check, finding.to_string()).on_host(host.clone())
+        }
+        _ => Error::new(Kind::Check, finding.to_string()),
+    };
+    // Each with its host: what only concerns hosts that join does not hold up others.
+    let mut error = match errors.as_slice() {
+        [_] => one(first),
+        several => several.iter().fold(
+            Error::new(Kind::Check, format!("{} checks failed", several.len())),
+            |error, finding| error.and(one(finding)),
         ),
     };
     let mut hints: Vec<String> = Vec::new();

@@ -65,6 +65,19 @@ pub fn cluster_identity(cluster: &Cluster, host: &Host) -> Value {
     ])
 }
 
+/// The names and addresses that the configuration puts into the certificate of a
+/// host's API server.
+pub(super) fn certificate_names(cluster: &Cluster, host: &Host) -> Vec<String> {
+    let configuration = cluster_wide(cluster, host);
+    let names = configuration["apiServer"]["certSANs"].as_array();
+    names
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
+}
+
 fn initialisation(cluster: &Cluster, host: &Host) -> Value {
     let own = json!({
         "apiVersion": "kubeadm.k8s.io/v1beta4",

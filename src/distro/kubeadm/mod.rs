@@ -8,7 +8,9 @@ pub mod etcd_health;
 pub mod expiry;
 pub mod objects;
 pub mod pki;
+pub mod recovery;
 pub mod runtime;
+pub mod server;
 pub mod static_pods;
 pub mod teardown;
 

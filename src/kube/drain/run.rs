@@ -41,51 +41,99 @@ pub struct Drained {
     pub simulation: Simulation,
 }
 
-/// Drains a node: refuses what can never succeed, cordons, evicts until the pods
-/// are gone. `run` is noted at the node. Ended by `gone`, or by its deadline, it
-/// makes the node schedulable again, unless somebody else had cordoned it.
+/// Drains nodes, all at the same time: refuses what can never succeed, cordons,
+/// evicts until the pods are gone. `run` is noted at the nodes. Ended by `gone`, or
+/// by its deadline, it makes the nodes schedulable again, but for those that
+/// somebody else had cordoned.
 ///
 /// # Errors
 /// [`Kind::NotFound`] when there is no such node, [`Kind::Check`] when it cannot
 /// begin, [`Kind::Failed`] at the deadline, [`Kind::Interrupted`].
 pub async fn drain(
     connection: &Connection,
-    node: &str,
+    nodes: &[&str],
     options: &Options,
     run: &str,
     context: &Context,
     gone: &CancellationToken,
 ) -> Result<Drained> {
     let snapshot = Snapshot::read(connection).await?;
-    let simulation = simulate(&snapshot, &[node], options);
-    if !simulation.unknown.is_empty() {
-        return Err(no_node(node));
+    let simulation = simulate(&snapshot, nodes, options);
+    if let Some(unknown) = simulation.unknown.first() {
+        return Err(no_node(unknown));
     }
-    refuse(node, &simulation)?;
+    refuse(nodes, &simulation)?;
     for doubt in simulation.doubts() {
-        context.emit(Event::Warning {
-            host: Some(node.to_owned()),
-            text: doubt,
-        });
+        context.warn(doubt);
     }
-    let ours = cordon(connection, node, run).await?;
-    let work = Eviction {
-        connection,
-        node,
-        options,
-        context,
-        pods: Api::all(connection.client().clone()),
-        seen: BTreeMap::new(),
+    let mut ours = Vec::new();
+    let work = async {
+        // All of them first: what leaves one must not come to the next.
+        for node in nodes {
+            if cordon(connection, node, run).await? {
+                ours.push(*node);
+            }
+        }
+        evict(connection, nodes, options, context, gone).await
     };
-    match work.run(gone).await {
-        Ok(moved) => Ok(Drained { moved, simulation }),
-        Err(error) if ours => Err(match uncordon(connection, node).await {
-            Ok(()) => error.hint("the node takes pods again, as before"),
-            Err(second) => error.and(second).hint(format!(
-                "`chasi node uncordon {node}` makes it take pods again"
-            )),
-        }),
-        Err(error) => Err(error),
+    let error = match work.await {
+        Ok(moved) => return Ok(Drained { moved, simulation }),
+        Err(error) => error,
+    };
+    let restored = join_all(ours.iter().map(|node| uncordon(connection, node))).await;
+    match restored.into_iter().find_map(Result::err) {
+        None if ours.is_empty() => Err(error),
+        None => Err(error.hint(format!(
+            "`{}` takes pods again, as before",
+            ours.join("`, `")
+        ))),
+        Some(second) => Err(error.and(second).hint(format!(
+            "`chasi node uncordon {}` makes it take pods again",
+            ours.join(" ")
+        ))),
+    }
+}
+
+/// Evicts what must go from all of the nodes; the first that fails ends the others.
+async fn evict(
+    connection: &Connection,
+    nodes: &[&str],
+    options: &Options,
+    context: &Context,
+    gone: &CancellationToken,
+) -> Result<Vec<PodName>> {
+    let gone = gone.child_token();
+    let all = join_all(nodes.iter().map(|node| async {
+        let work = Eviction {
+            connection,
+            node,
+            options,
+            context,
+            pods: Api::all(connection.client().clone()),
+            seen: BTreeMap::new(),
+        };
+        let result = work.run(&gone).await;
+        if result.is_err() {
+            gone.cancel();
+        }
+        result
+    }))
+    .await;
+    let mut moved = Vec::new();
+    let mut failed: Option<Error> = None;
+    for result in all {
+        match result {
+            Ok(pods) => moved.extend(pods),
+            // What was only ended by the other's failure explains nothing.
+            Err(error) if failed.is_none() || error.kind() != Kind::Interrupted => {
+                failed = Some(error);
+            }
+            Err(_) => {}
+        }
+    }
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(moved),
     }
 }
 
@@ -94,14 +142,17 @@ fn no_node(node: &str) -> Error {
         .hint("`chasi node list` shows the nodes there are")
 }
 
-fn refuse(node: &str, simulation: &Simulation) -> Result<()> {
+fn refuse(nodes: &[&str], simulation: &Simulation) -> Result<()> {
     let refusals = simulation.refusals();
     if refusals.is_empty() {
         return Ok(());
     }
     let error = Error::new(
         Kind::Check,
-        format!("the node `{node}` cannot be drained; no pod was moved"),
+        format!(
+            "`{}` cannot be drained; no pod was moved",
+            nodes.join("`, `")
+        ),
     )
     .because(refusals.join("\n"));
     let mut options: Vec<&str> = simulation

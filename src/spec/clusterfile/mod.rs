@@ -12,6 +12,7 @@ mod arguments;
 mod chasi;
 mod decode;
 mod draft;
+pub mod edit;
 mod kubeadm;
 mod kubeadm_rules;
 mod plugins;

@@ -1,0 +1,111 @@
+//! `chasi node`: nodes that come and go.
+
+mod add;
+mod delete;
+mod drain;
+mod list;
+mod metadata;
+mod replace;
+mod reset;
+
+use clap::Subcommand;
+
+pub use add::Access;
+
+use super::Shell;
+use super::cluster::Chosen;
+use crate::error::{Error, Kind, Result};
+use crate::kube::drain::Options;
+
+/// Show, add, drain, delete, replace and reset nodes of a cluster.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    List(list::Args),
+    Add(add::Args),
+    Delete(delete::Args),
+    Drain(drain::Args),
+    Uncordon(drain::UncordonArgs),
+    Replace(replace::Args),
+    Reset(reset::Args),
+    /// Give nodes the labels and taints that the Clusterfile says.
+    Label(metadata::Args),
+    /// The same as `label`.
+    Taint(metadata::Args),
+}
+
+impl Args {
+    /// Whether nothing will be changed.
+    pub fn only_looks(&self) -> bool {
+        match &self.command {
+            Command::List(_) => true,
+            Command::Add(args) => args.only_looks(),
+            Command::Delete(args) => args.only_looks(),
+            Command::Replace(args) => args.only_looks(),
+            Command::Reset(args) => args.only_looks(),
+            Command::Drain(_) | Command::Uncordon(_) => false,
+            Command::Label(_) | Command::Taint(_) => false,
+        }
+    }
+
+    /// Does what was asked for.
+    pub fn run(self, shell: &Shell) -> Result<()> {
+        match self.command {
+            Command::List(args) => args.run(shell),
+            Command::Add(args) => args.run(shell),
+            Command::Delete(args) => args.run(shell),
+            Command::Drain(args) => args.run(shell),
+            Command::Uncordon(args) => args.run(shell),
+            Command::Replace(args) => args.run(shell),
+            Command::Reset(args) => args.run(shell),
+            Command::Label(args) | Command::Taint(args) => args.run(shell),
+        }
+    }
+}
+
+/// How pods are moved, as `kubectl drain` names it.
+#[derive(clap::Args)]
+pub struct Moving {
+    /// Move pods that have data in an `emptyDir`, which is lost.
+    #[arg(long)]
+    delete_emptydir_data: bool,
+    /// How long each pod has to end, in place of what it says itself.
+    #[arg(long, value_name = "SECONDS")]
+    grace_period: Option<u32>,
+    /// How long it may take to move all pods.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+}
+
+impl Moving {
+    /// The options of a drain.
+    fn options(&self, force: bool, ignore_daemonsets: bool) -> Options {
+        Options {
+            ignore_daemonsets,
+            delete_emptydir_data: self.delete_emptydir_data,
+            force,
+            grace_period: self.grace_period,
+            timeout: self.timeout,
+        }
+    }
+}
+
+/// Fails when the Clusterfile has no such host.
+fn known_hosts(chosen: &Chosen, names: &[String]) -> Result<()> {
+    let hosts = &chosen.clusterfile.cluster.hosts;
+    match names.iter().find(|name| hosts.get(name).is_none()) {
+        None => Ok(()),
+        Some(name) => {
+            let known: Vec<&str> = hosts.iter().map(|host| host.name.as_str()).collect();
+            Err(
+                Error::new(Kind::NotFound, format!("the cluster has no host `{name}`"))
+                    .hint(format!("its hosts are {}", known.join(", "))),
+            )
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! `chasi node replace`: one host takes another's place.
+
+use super::super::cluster::{Chosen, Edit, Known, not_done};
+use super::super::consent::Consent;
+use super::super::{Shell, run};
+use super::delete::{describe, settle};
+use super::{Access, Moving, known_hosts};
+use crate::cluster::removal::{self, Report};
+use crate::error::{Error, Kind, Result};
+
+/// Put a new host in the place of a node: it joins and is healthy first, then the
+/// old one goes.
+///
+/// A control plane that is dead leaves etcd first, with `--force`: a fourth member
+/// beside two that are alive would need three.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The node that goes.
+    #[arg(value_name = "OLD")]
+    old: String,
+    /// The host that comes.
+    #[arg(value_name = "NEW=ADDRESS")]
+    new: String,
+    /// The old node's host is gone for good.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    access: Access,
+    #[command(flatten)]
+    moving: Moving,
+    #[command(flatten)]
+    known: Known,
+    /// Write the change into the Clusterfile.
+    #[arg(long)]
+    write: bool,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+impl Args {
+    /// Whether nothing will be changed.
+    pub fn only_looks(&self) -> bool {
+        self.consent.dry_run
+    }
+
+    /// Looks, asks, replaces.
+    pub fn run(self, shell: &Shell) -> Result<()> {
+        let chosen = self.known.choose(shell)?;
+        known_hosts(&chosen, std::slice::from_ref(&self.old))?;
+        let hosts = &chosen.clusterfile.cluster.hosts;
+        let Some(old) = hosts.get(&self.old) else {
+            return Err(Error::new(Kind::NotFound, "there is no such host"));
+        };
+        let new = self.access.host(&self.new, old.roles)?;
+        let both = chosen.edited(&[], std::slice::from_ref(&new))?;
+        let after = chosen.edited(&[&self.old], &[new])?;
+        let dead_member = self.force && old.roles.is_control_plane();
+        shell.block_on(async {
+            match dead_member {
+                true => self.dead(shell, &chosen, &after).await,
+                false => self.alive(shell, &both, &after).await,
+            }
+        })
+    }
+
+    /// A control plane that is dead: its member goes first.
+    async fn dead(&self, shell: &Shell, chosen: &Chosen, after: &Edit) -> Result<()> {
+        let prepared = self.prepare(shell, chosen).await?;
+        let plan = format!(
+            "{}\nThen `{}` joins: with the dead member still counted, it would be one of {} that need more than are alive.\n",
+            describe(&prepared.plan),
+            self.new,
+            chosen.clusterfile.cluster.hosts.control_planes().count() + 1
+        );
+        if self.consent.dry_run {
+            let value = prepared.plan.clone();
+            prepared.abandon().await;
+            return self
+                .consent
+                .print(shell, &value, || plan + &after.tell(false));
+        }
+        if let Err(error) = self.ask(shell, &plan).await {
+            prepared.abandon().await;
+            return Err(error);
+        }
+        let report = prepared.apply(shell.context()).await?;
+        if self.write {
+            after.write()?;
+        }
+        run::follow(shell, &after.chosen).await?;
+        self.conclude(shell, after, &report)
+    }
+
+    /// Any other: the new one is healthy first.
+    async fn alive(&self, shell: &Shell, both: &Edit, after: &Edit) -> Result<()> {
+        // Looked at before the new one joins: what cannot go is told now.
+        let prepared = self.prepare(shell, &both.chosen).await?;
+        let removal = prepared.plan.clone();
+        prepared.abandon().await;
+        let plan = format!(
+            "`{}` joins and is healthy. Then:\n{}",
+            self.new,
+            describe(&removal)
+        );
+        if self.consent.dry_run {
+            let text = || plan + &after.tell(false);
+            return self.consent.print(shell, &removal, text);
+        }
+        self.ask(shell, &plan).await?;
+        let leaves = |step: &removal::Step| step.action == removal::Action::Leave;
+        // Cut when the old one had been left already, the new one is there: to bring
+        // the cluster to both would take the old one in again.
+        if self.force || removal.steps.iter().any(leaves) {
+            run::follow(shell, &both.chosen).await?;
+        }
+        let report = self
+            .prepare(shell, &both.chosen)
+            .await?
+            .apply(shell.context())
+            .await?;
+        settle(shell, after, self.write && report.left_out.is_empty()).await?;
+        self.conclude(shell, after, &report)
+    }
+
+    async fn prepare(&self, shell: &Shell, chosen: &Chosen) -> Result<removal::Prepared> {
+        let drain = self.moving.options(self.force, true);
+        let names = std::slice::from_ref(&self.old);
+        let request = chosen.removal(shell, names, self.force, drain, self.consent.dry_run)?;
+        removal::prepare(shell.context(), request).await
+    }
+
+    async fn ask(&self, shell: &Shell, plan: &str) -> Result<()> {
+        let question = format!("Replace `{}`?", self.old);
+        self.consent.ask(shell, plan, &question).await
+    }
+
+    fn conclude(&self, shell: &Shell, after: &Edit, report: &Report) -> Result<()> {
+        let text = || {
+            let done = format!("{} took the place of {}.\n", self.new, self.old);
+            done + &after.tell(self.write)
+        };
+        self.consent.print(shell, report, text)?;
+        not_done(&report.left_out)
+    }
+}

@@ -1,0 +1,82 @@
+//! What a cluster that is in use says of itself: its nodes and pods, and the members
+//! of its etcd.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::connect;
+use crate::agent::Client;
+use crate::agent::calls::distro::ClusterReport;
+use crate::agent::calls::etcd::ReadEtcd;
+use crate::agent::calls::host::HostReport;
+use crate::distro::EtcdMember;
+
+/// What it says.
+#[derive(Clone, Debug)]
+pub(super) struct Live {
+    /// What the API says.
+    pub report: ClusterReport,
+    /// The members of etcd.
+    pub etcd: Vec<EtcdMember>,
+}
+
+impl Live {
+    /// Whether the host at an address is a member of etcd that votes.
+    pub(super) fn votes(&self, address: IpAddr) -> bool {
+        self.etcd
+            .iter()
+            .any(|one| one.address == Some(address) && one.started && !one.learner)
+    }
+}
+
+/// The control planes among these hosts that have keys, with their addresses.
+pub(super) fn control_planes<'a>(
+    clients: &'a BTreeMap<String, Client>,
+    reports: &'a BTreeMap<String, HostReport>,
+) -> impl Iterator<Item = (&'a str, IpAddr, &'a Client)> + Clone {
+    reports
+        .iter()
+        .filter(|(_, report)| report.distro.pki.is_some())
+        .filter_map(|(name, report)| Some((name.as_str(), report.api?, clients.get(name)?)))
+}
+
+/// Asks the first control plane that answers; `None` while none does. One that has
+/// been in use is given some seconds: while etcd elects a leader, for instance
+/// because a control plane is off, no API server answers.
+pub(super) async fn live(
+    clients: &BTreeMap<String, Client>,
+    reports: &BTreeMap<String, HostReport>,
+) -> Option<Live> {
+    const ATTEMPTS: u32 = 5;
+    const PAUSE: Duration = Duration::from_secs(2);
+    let in_use = reports
+        .values()
+        .any(|report| report.distro.objects.is_some());
+    for attempt in 1..=ATTEMPTS {
+        let asked = control_planes(clients, reports).map(|(_, address, client)| (address, client));
+        if let Ok(report) = connect::ask_api(asked).await {
+            let etcd = etcd(clients, reports).await;
+            return Some(Live { report, etcd });
+        }
+        if !in_use || attempt == ATTEMPTS {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    None
+}
+
+/// The members of etcd, as the first that answers knows them; none when none does.
+pub(super) async fn etcd(
+    clients: &BTreeMap<String, Client>,
+    reports: &BTreeMap<String, HostReport>,
+) -> Vec<EtcdMember> {
+    for (_, via, client) in control_planes(clients, reports) {
+        match client.call(ReadEtcd { via }).await {
+            Ok(members) if !members.is_empty() => return members,
+            _ => {}
+        }
+    }
+    Vec::new()
+}

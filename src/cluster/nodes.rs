@@ -1,0 +1,288 @@
+//! What is done with single nodes of a cluster that stays as it is: drained, made
+//! schedulable again, given their labels and taints, and hosts put back as they
+//! were.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::connect::{LeftOut, Visitor, ask_api, farewell};
+use super::desired;
+use super::status::Request;
+use crate::agent::calls::distro::SetNode;
+use crate::agent::calls::host::{Leave, ReadHost};
+use crate::agent::calls::node::{Drain, Uncordon};
+use crate::agent::{self, Client};
+use crate::error::{Error, Kind, Result};
+use crate::event::{Context, Event};
+use crate::kube::drain::{Drained, Options};
+
+/// How long a node may take to register, in seconds.
+const NODE_PATIENCE: u64 = 30;
+
+/// A control plane whose API answers, entered to change something.
+struct Leader {
+    client: Client,
+    address: IpAddr,
+}
+
+/// The first control plane whose API answers.
+async fn leader(context: &Context, request: &Request) -> Result<Leader> {
+    let planes: Vec<&str> = request
+        .cluster
+        .hosts
+        .control_planes()
+        .map(|host| host.name.as_str())
+        .collect();
+    let mut last = Error::new(Kind::Unreachable, "no control plane can be asked");
+    for target in &request.targets {
+        if !planes.contains(&target.name.as_str()) {
+            continue;
+        }
+        let options = request.visitor.changing(false);
+        let work = agent::connect(context, target, &options);
+        let client = match context.step(Some(&target.name), "connect", work).await {
+            Ok(client) => client,
+            Err(error) => {
+                last = error.on_host(&target.name);
+                continue;
+            }
+        };
+        match address(&client).await {
+            Ok(address) => return Ok(Leader { client, address }),
+            Err(error) => last = error.on_host(&target.name),
+        }
+        farewell([client]).await;
+    }
+    Err(last)
+}
+
+async fn address(client: &Client) -> Result<IpAddr> {
+    let address = client.call(ReadHost {}).await?.api.ok_or_else(|| {
+        Error::new(Kind::Failed, "the host has no API server")
+            .hint("`chasi run` brings the cluster to what its Clusterfile says")
+    })?;
+    ask_api([(address, client)]).await.map(|_| address)
+}
+
+/// Drains nodes.
+pub async fn drain(
+    context: &Context,
+    request: &Request,
+    nodes: &[String],
+    options: Options,
+) -> Result<Drained> {
+    let leader = leader(context, request).await?;
+    let call = Drain {
+        address: leader.address,
+        nodes: nodes.to_vec(),
+        options,
+        run: request.visitor.run.clone(),
+    };
+    let work = async {
+        tokio::select! {
+            result = leader.client.call(call) => result,
+            // The agent hears that nobody waits any more, and gives the drain up.
+            () = context.cancel.cancelled() => Err(Error::new(
+                Kind::Interrupted,
+                "interrupted; the drain is given up, and the nodes take pods again",
+            )),
+        }
+    };
+    let result = context
+        .step(None, format!("drain {}", nodes.join(", ")), work)
+        .await;
+    farewell([leader.client]).await;
+    result
+}
+
+/// Makes nodes take pods again.
+pub async fn uncordon(context: &Context, request: &Request, nodes: &[String]) -> Result<()> {
+    let leader = leader(context, request).await?;
+    let mut result = Ok(());
+    for node in nodes {
+        let call = Uncordon {
+            address: leader.address,
+            node: node.clone(),
+        };
+        let done = leader.client.call(call).await;
+        result = result.and(done);
+    }
+    farewell([leader.client]).await;
+    result
+}
+
+/// Gives nodes the labels and taints of the Clusterfile; all hosts when none is
+/// named. Returns which.
+pub async fn set_metadata(
+    context: &Context,
+    request: &Request,
+    nodes: &[String],
+) -> Result<Vec<String>> {
+    let leader = leader(context, request).await?;
+    let mut done = Vec::new();
+    let mut result = Ok(());
+    for host in &request.cluster.hosts {
+        let name = host.name.to_string();
+        if !nodes.is_empty() && !nodes.contains(&name) {
+            continue;
+        }
+        let call = SetNode {
+            address: leader.address,
+            node: name.clone(),
+            labels: desired::labels(host),
+            taints: desired::taints(host),
+            seconds: NODE_PATIENCE,
+        };
+        let work = leader.client.call(call);
+        let what = "set the node's labels and taints";
+        let set = context.step(Some(&name), what, work).await;
+        result = result.and(set.map_err(|error| error.on_host(&name)));
+        done.push(name);
+    }
+    farewell([leader.client]).await;
+    result.map(|()| done)
+}
+
+/// What a reset does.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Reset {
+    /// The host.
+    pub host: String,
+    /// Whether chasi has left anything on it.
+    pub managed: bool,
+    /// The cluster that it says it is of.
+    pub cluster: Option<String>,
+    /// Files that a user had changed, and that therefore stayed.
+    pub kept: Vec<String>,
+    /// The host, when something is left on it.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A host that was looked at and not changed.
+pub struct PreparedReset {
+    visitor: Visitor,
+    client: Client,
+    /// What is to be done.
+    pub plan: Reset,
+}
+
+/// Enters a host that is to be reset. Refuses one that is a node of a cluster that
+/// works.
+pub async fn prepare_reset(
+    context: &Context,
+    request: Request,
+    name: &str,
+) -> Result<PreparedReset> {
+    let target = request
+        .targets
+        .iter()
+        .find(|target| target.name == name)
+        .ok_or_else(|| Error::new(Kind::NotFound, format!("there is no host `{name}`")))?;
+    let options = request.visitor.changing(false);
+    let work = agent::connect(context, target, &options);
+    let client = context.step(Some(name), "connect", work).await;
+    let client = client.map_err(|error| error.on_host(name))?;
+    let looked = async {
+        let report = client.call(ReadHost {}).await?;
+        if is_in_use(context, &request, name, &client, report.api).await {
+            return Err(Error::new(
+                Kind::Check,
+                format!("`{name}` is a node of a cluster that works; nothing was changed"),
+            )
+            .hint(format!(
+                "`chasi node delete {name}` takes it out of the cluster, and then does this"
+            )));
+        }
+        Ok(report)
+    };
+    match looked.await {
+        Ok(report) => Ok(PreparedReset {
+            visitor: request.visitor,
+            client,
+            plan: Reset {
+                host: name.to_owned(),
+                managed: report.managed,
+                cluster: report.distro.member.map(|member| member.cluster),
+                ..Reset::default()
+            },
+        }),
+        Err(error) => {
+            farewell([client]).await;
+            Err(error.on_host(name))
+        }
+    }
+}
+
+/// Whether an API of the cluster answers, the host's own or another one's, and knows
+/// the node.
+async fn is_in_use(
+    context: &Context,
+    request: &Request,
+    name: &str,
+    own: &Client,
+    api: Option<IpAddr>,
+) -> bool {
+    let knows = |report: crate::agent::calls::distro::ClusterReport| {
+        report.nodes.iter().any(|node| node.name == name)
+    };
+    if let Some(address) = api
+        && let Ok(report) = ask_api([(address, own)]).await
+    {
+        return knows(report);
+    }
+    let planes: Vec<&str> = request
+        .cluster
+        .hosts
+        .control_planes()
+        .map(|host| host.name.as_str())
+        .filter(|plane| *plane != name)
+        .collect();
+    for target in &request.targets {
+        if !planes.contains(&target.name.as_str()) {
+            continue;
+        }
+        let Ok(client) = agent::connect(context, target, &request.visitor.looking()).await else {
+            continue;
+        };
+        let asked = async {
+            let address = client.call(ReadHost {}).await.ok()?.api?;
+            ask_api([(address, &client)]).await.ok()
+        };
+        let report = asked.await;
+        farewell([client]).await;
+        if let Some(report) = report {
+            return knows(report);
+        }
+    }
+    false
+}
+
+impl PreparedReset {
+    /// Ends the connection without changing anything.
+    pub async fn abandon(self) {
+        farewell([self.client]).await;
+    }
+
+    /// Resets the host, and ends the connection.
+    pub async fn apply(self, context: &Context) -> Result<Reset> {
+        let name = self.plan.host.clone();
+        let mut done = self.plan;
+        let work = self.client.call(Leave {
+            run: self.visitor.run.clone(),
+        });
+        let what = "put the host back as it was";
+        match context.step(Some(&name), what, work).await {
+            Ok(left) => {
+                for text in left.notes {
+                    let host = Some(name.clone());
+                    context.emit(Event::Warning { host, text });
+                }
+                done.kept = left.kept;
+            }
+            Err(error) => done.left_out.push(LeftOut::because(&name, &error)),
+        }
+        farewell([self.client]).await;
+        Ok(done)
+    }
+}

@@ -1,0 +1,634 @@
+//! Nodes that leave a cluster that stays: drained, taken out of etcd, left, and
+//! forgotten by the API.
+//!
+//! The order is such that each state is recognised by the next run: pods first,
+//! which changes nothing for good; etcd's member before its etcd stops; the host;
+//! and the node's object last, so that a kubelet that still runs cannot make it
+//! anew. What would break the majority of etcd, or leave pods without a place, is
+//! refused before anything is changed, with the numbers.
+
+mod quorum;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+
+use self::quorum::{Verdict, Voter, judge};
+use super::connect::{self, LeftOut, Visitor, connect, farewell};
+use super::live::{self, Live};
+use crate::agent::calls::etcd::{RecoverEtcd, RemoveEtcdMember};
+use crate::agent::calls::host::{HostReport, Leave, ReadHost};
+use crate::agent::calls::node::{DeleteNode, Drain, SimulateDrain};
+use crate::agent::{Client, ClusterLock};
+use crate::distro::EtcdMember;
+use crate::error::{Error, Kind, Result};
+use crate::event::{Context, Event};
+use crate::kube::drain::{Options, Simulation};
+use crate::remote::Target;
+use crate::spec;
+
+/// How long an etcd that goes on alone may take, in seconds.
+const RECOVERY: u64 = 180;
+
+/// Which nodes are to go, and how.
+pub struct Request {
+    /// The cluster, with those that are to go.
+    pub cluster: spec::Cluster,
+    /// How to get into each host.
+    pub targets: Vec<Target>,
+    /// In whose name.
+    pub visitor: Visitor,
+    /// The nodes.
+    pub names: Vec<String>,
+    /// Whether hosts that are dead go too, and pods that nothing makes anew.
+    pub force: bool,
+    /// How they are drained.
+    pub drain: Options,
+    /// Whether only to look.
+    pub dry_run: bool,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The cluster's name.
+    pub cluster: String,
+    /// What is done, in order.
+    pub steps: Vec<Step>,
+    /// How etcd's members are counted; empty when none of them goes.
+    pub quorum: Vec<String>,
+    /// What may go wrong, or take long.
+    pub doubts: Vec<String>,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// The node.
+    pub node: String,
+    /// What is done.
+    pub action: Action,
+}
+
+/// What a step does.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Action {
+    /// Moves its pods to other nodes; all nodes at the same time.
+    Drain {
+        /// How many there are.
+        pods: usize,
+    },
+    /// Makes the etcd of this node a cluster of its own, from its own data: those
+    /// that are dead had the majority.
+    RecoverEtcd,
+    /// Takes it out of etcd's members.
+    RemoveEtcdMember {
+        /// Its address.
+        address: IpAddr,
+    },
+    /// Puts the host back as it was before chasi came.
+    Leave,
+    /// Removes the node's object.
+    DeleteNode,
+}
+
+impl Action {
+    /// What is done, in the imperative.
+    pub fn describe(&self) -> String {
+        match self {
+            Action::Drain { pods } => format!("drain the node ({pods} pods)"),
+            Action::RecoverEtcd => "make its etcd a cluster of its own, from its own data".into(),
+            Action::RemoveEtcdMember { .. } => "take it out of etcd's members".into(),
+            Action::Leave => "put the host back as it was".into(),
+            Action::DeleteNode => "remove the node's object".into(),
+        }
+    }
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// The nodes that are gone.
+    pub removed: Vec<String>,
+    /// Files that a user had changed, and that therefore stayed, by host.
+    pub kept: BTreeMap<String, Vec<String>>,
+    /// Hosts that still hold something of the cluster.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A cluster that was looked at and not changed.
+pub struct Prepared {
+    request: Request,
+    clients: BTreeMap<String, Client>,
+    reports: BTreeMap<String, HostReport>,
+    dead: BTreeSet<String>,
+    /// The control planes that hold the cluster's lock.
+    members: Vec<String>,
+    /// What is to be done.
+    pub plan: Plan,
+}
+
+/// Connects, asks, judges. Changes nothing.
+pub async fn prepare(context: &Context, request: Request) -> Result<Prepared> {
+    let options = request.visitor.changing(request.dry_run);
+    let work = connect(context, &request.targets, &options);
+    let (clients, problems) = connect::sort(context.phase("connect", work).await);
+    let asked = clients
+        .iter()
+        .map(|(name, client)| async move { (name.clone(), client.call(ReadHost {}).await) });
+    let answers = context.phase("facts", join_all(asked)).await;
+    match explore(&request, &clients, problems, answers).await {
+        Ok(found) => Ok(Prepared {
+            request,
+            clients,
+            reports: found.reports,
+            dead: found.dead,
+            members: found.members,
+            plan: found.plan,
+        }),
+        Err(error) => {
+            farewell(clients.into_values()).await;
+            Err(error)
+        }
+    }
+}
+
+struct Found {
+    reports: BTreeMap<String, HostReport>,
+    dead: BTreeSet<String>,
+    members: Vec<String>,
+    plan: Plan,
+}
+
+async fn explore(
+    request: &Request,
+    clients: &BTreeMap<String, Client>,
+    problems: Vec<(String, Error)>,
+    answers: Vec<(String, Result<HostReport>)>,
+) -> Result<Found> {
+    let leaving: BTreeSet<&str> = request.names.iter().map(String::as_str).collect();
+    let mut dead = BTreeSet::new();
+    for (host, error) in problems {
+        if leaving.contains(host.as_str()) && !request.force {
+            return Err(error
+                .on_host(&host)
+                .hint("make it reachable, so that it is left as it was; or add `--force`, when it is gone for good"));
+        }
+        // A wrong key or password is to be mended, not to be passed over.
+        if error.kind() != Kind::Unreachable && !leaving.contains(host.as_str()) {
+            return Err(error.on_host(host));
+        }
+        dead.insert(host);
+    }
+    let mut reports = BTreeMap::new();
+    for (name, answer) in answers {
+        reports.insert(name.clone(), answer.map_err(|error| error.on_host(&name))?);
+    }
+    let live = live::live(clients, &reports).await;
+    let etcd = match &live {
+        Some(live) => live.etcd.clone(),
+        None => live::etcd(clients, &reports).await,
+    };
+    let known = Known {
+        request,
+        clients,
+        reports: &reports,
+        live: live.as_ref(),
+        etcd: &etcd,
+        leaving,
+        dead: &dead,
+    };
+    let plan = known.plan().await?;
+    let alone = plan
+        .steps
+        .iter()
+        .find(|step| step.action == Action::RecoverEtcd);
+    let members = match alone {
+        // The others will never answer again.
+        Some(survivor) => vec![survivor.node.clone()],
+        None => known.members(),
+    };
+    Ok(Found {
+        dead,
+        members,
+        plan,
+        reports,
+    })
+}
+
+/// Everything that is known before the first change.
+struct Known<'a> {
+    request: &'a Request,
+    clients: &'a BTreeMap<String, Client>,
+    reports: &'a BTreeMap<String, HostReport>,
+    live: Option<&'a Live>,
+    etcd: &'a [EtcdMember],
+    leaving: BTreeSet<&'a str>,
+    dead: &'a BTreeSet<String>,
+}
+
+impl Known<'_> {
+    /// The control planes that are there: those of etcd, and those that hold a key.
+    fn members(&self) -> Vec<String> {
+        let planes = self.request.cluster.hosts.control_planes();
+        planes
+            .map(|host| host.name.to_string())
+            .filter(|name| match self.reports.get(name) {
+                Some(report) => report.distro.pki.is_some(),
+                None => self.voter(name).is_some(),
+            })
+            .collect()
+    }
+
+    fn voter(&self, name: &str) -> Option<&EtcdMember> {
+        let address = self.reports.get(name).and_then(|report| report.api);
+        self.etcd.iter().find(|member| {
+            member.name == name || (member.address.is_some() && member.address == address)
+        })
+    }
+
+    async fn plan(&self) -> Result<Plan> {
+        let mut plan = Plan {
+            cluster: self.request.cluster.name.to_string(),
+            steps: Vec::new(),
+            quorum: Vec::new(),
+            doubts: Vec::new(),
+        };
+        let order = self.judge(&mut plan)?;
+        let simulation = self.simulate().await?;
+        plan.doubts.extend(simulation.doubts());
+        let mut step = |node: &str, action: Action| {
+            let node = node.to_owned();
+            plan.steps.push(Step { node, action });
+        };
+        for name in &self.leaving {
+            let pods = simulation.moving.iter().filter(|one| one.node == **name);
+            if self.is_node(name) && !self.dead.contains(*name) && self.live.is_some() {
+                step(name, Action::Drain { pods: pods.count() });
+            }
+        }
+        for name in &order {
+            if let Some(address) = self.voter(name).and_then(|member| member.address) {
+                step(name, Action::RemoveEtcdMember { address });
+            }
+        }
+        for name in &self.leaving {
+            let managed = self.reports.get(*name).is_some_and(|report| report.managed);
+            if managed {
+                step(name, Action::Leave);
+            }
+        }
+        for name in &self.leaving {
+            // While nobody answers it may be one.
+            if self.is_node(name) || self.live.is_none() {
+                step(name, Action::DeleteNode);
+            }
+        }
+        Ok(plan)
+    }
+
+    fn is_node(&self, name: &str) -> bool {
+        let nodes = self.live.iter().flat_map(|live| &live.report.nodes);
+        nodes.into_iter().any(|node| node.name == name)
+    }
+
+    /// Counts etcd's members; gives those that are to be removed from them, in order.
+    fn judge(&self, plan: &mut Plan) -> Result<Vec<String>> {
+        let planes: Vec<&str> = self
+            .request
+            .cluster
+            .hosts
+            .control_planes()
+            .map(|host| host.name.as_str())
+            .collect();
+        if planes.iter().all(|name| self.leaving.contains(name)) {
+            return Err(Error::new(
+                Kind::Check,
+                "no control plane of the cluster would be left; nothing was changed",
+            )
+            .hint("add another one first: `chasi node add NAME=ADDRESS --role control-plane`; or `chasi delete` deletes the cluster"));
+        }
+        if self.etcd.is_empty() {
+            return Err(Error::new(
+                Kind::Unreachable,
+                "no member of etcd answers, so nobody knows what is left of it; nothing was changed",
+            )
+            .hint("make a control plane reachable, then run the same command again"));
+        }
+        let (voting, learning): (Vec<_>, Vec<_>) =
+            self.etcd.iter().partition(|member| !member.learner);
+        let name_of = |member: &EtcdMember| {
+            let by_address = self
+                .reports
+                .iter()
+                .find(|(_, report)| report.api.is_some() && report.api == member.address);
+            match by_address {
+                Some((name, _)) => name.clone(),
+                None => member.name.clone(),
+            }
+        };
+        let voters: Vec<Voter> = voting
+            .into_iter()
+            .map(|member| {
+                let name = name_of(member);
+                Voter {
+                    leaving: self.leaving.contains(name.as_str()),
+                    healthy: member.healthy && !self.dead.contains(&name),
+                    name,
+                }
+            })
+            .collect();
+        let learners = learning
+            .into_iter()
+            .map(name_of)
+            .filter(|name| self.leaving.contains(name.as_str()));
+        let dead = voters.iter().filter(|voter| !voter.healthy);
+        let dead: Vec<&str> = dead.map(|voter| voter.name.as_str()).collect();
+        let dead = match dead.is_empty() {
+            true => String::new(),
+            false => format!(" (dead: {})", dead.join(", ")),
+        };
+        let refused = |what: &str, numbers: String| {
+            Error::new(Kind::Check, format!("{what}; nothing was changed")).because(numbers)
+        };
+        match judge(&voters) {
+            Verdict::Fine(order, before, after) => {
+                if !order.is_empty() {
+                    plan.quorum = vec![
+                        format!("etcd now: {before}{dead}"),
+                        format!("etcd then: {after}"),
+                    ];
+                }
+                Ok(order.into_iter().chain(learners).collect())
+            }
+            Verdict::Last(before) => Err(refused(
+                "no member of etcd would be left",
+                format!("etcd now: {before}{dead}"),
+            )),
+            Verdict::Breaks(before, then) => Err(refused(
+                "etcd would have no majority",
+                format!("etcd now: {before}{dead}\netcd then: {then}"),
+            )
+            .hint("mend or replace the control planes that are dead first: `chasi node replace OLD NEW=ADDRESS`")),
+            Verdict::Lost(before, survivor) if self.request.force => {
+                plan.quorum = vec![
+                    format!("etcd now: {before}{dead}: the majority is lost"),
+                    format!("etcd then: `{survivor}` alone, from its own data; what only the others had is lost"),
+                ];
+                let action = Action::RecoverEtcd;
+                plan.steps.push(Step {
+                    node: survivor,
+                    action,
+                });
+                Ok(Vec::new())
+            }
+            Verdict::Lost(before, survivor) => Err(refused(
+                "etcd has lost its majority, so no member can be removed",
+                format!("etcd now: {before}{dead}"),
+            )
+            .hint("best start the dead one again: nothing is lost then")
+            .hint(format!("when it is gone for good, add `--force`: `{survivor}` goes on alone with its own data, as a new etcd of one member"))),
+        }
+    }
+
+    /// What moves, and whether it has a place.
+    async fn simulate(&self) -> Result<Simulation> {
+        let nodes: Vec<String> = self
+            .leaving
+            .iter()
+            .filter(|name| self.is_node(name) && !self.dead.contains(**name))
+            .map(|name| (*name).to_owned())
+            .collect();
+        if nodes.is_empty() {
+            return Ok(Simulation::default());
+        }
+        let (address, client) = self.leader()?;
+        let call = SimulateDrain {
+            address,
+            nodes,
+            options: self.request.drain.clone(),
+        };
+        let simulation = client.call(call).await?;
+        let refusals = simulation.refusals();
+        if !refusals.is_empty() {
+            let options: BTreeSet<&str> = simulation
+                .blocked
+                .iter()
+                .map(|one| one.obstacle.option())
+                .collect();
+            let error = Error::new(
+                Kind::Check,
+                "the nodes cannot be drained; nothing was changed",
+            )
+            .because(refusals.join("\n"));
+            let options: Vec<&str> = options.into_iter().collect();
+            return Err(match options.is_empty() {
+                true => error.hint("run more replicas than must stay healthy, or relax the budget for now: `kubectl edit poddisruptionbudgets -A`"),
+                false => error.hint(format!("add `{}`, when that is meant", options.join(" "))),
+            });
+        }
+        if !simulation.homeless.is_empty() && !self.request.force {
+            let lines = simulation
+                .homeless
+                .iter()
+                .map(|one| format!("the pod {}: {}", one.pod, one.why));
+            return Err(Error::new(
+                Kind::Check,
+                format!(
+                    "{} of {} pods that must move would have no place on the {} nodes that are left; nothing was changed",
+                    simulation.homeless.len(),
+                    simulation.moving.len(),
+                    simulation.remaining.len()
+                ),
+            )
+            .because(lines.collect::<Vec<_>>().join("\n"))
+            .hint("add a node first: `chasi node add NAME=ADDRESS`")
+            .hint("`--force` leaves these pods waiting for a place"));
+        }
+        Ok(simulation)
+    }
+
+    /// The first control plane that stays.
+    fn leader(&self) -> Result<(IpAddr, &Client)> {
+        leader(self.clients, self.reports, &self.leaving)
+    }
+}
+
+/// The first control plane that stays and can be entered.
+fn leader<'a>(
+    clients: &'a BTreeMap<String, Client>,
+    reports: &'a BTreeMap<String, HostReport>,
+    leaving: &BTreeSet<&str>,
+) -> Result<(IpAddr, &'a Client)> {
+    live::control_planes(clients, reports)
+        .find(|(name, _, _)| !leaving.contains(name))
+        .map(|(_, address, client)| (address, client))
+        .ok_or_else(|| {
+            Error::new(
+                Kind::Unreachable,
+                "no control plane that stays can be reached",
+            )
+        })
+}
+
+impl Prepared {
+    /// Ends the connections without changing anything.
+    pub async fn abandon(self) {
+        farewell(self.clients.into_values()).await;
+    }
+
+    /// Carries the plan out, and ends the connections.
+    pub async fn apply(self, context: &Context) -> Result<Report> {
+        let result = self.change(context).await;
+        farewell(self.clients.into_values()).await;
+        result
+    }
+
+    async fn change(&self, context: &Context) -> Result<Report> {
+        let members: Vec<&str> = self.members.iter().map(String::as_str).collect();
+        let visitor = &self.request.visitor;
+        let lock =
+            ClusterLock::take(context, &visitor.run, &visitor.who, &self.clients, &members).await?;
+        let work = context.phase("remove", self.steps(context));
+        let result = tokio::select! {
+            result = work => result,
+            lost = lock.watch() => return Err(lost),
+        };
+        let released = lock.release().await;
+        let report = result?;
+        released.map(|()| report)
+    }
+
+    async fn steps(&self, context: &Context) -> Result<Report> {
+        let mut report = Report::default();
+        let leaving: BTreeSet<&str> = self.request.names.iter().map(String::as_str).collect();
+        let (address, leader) = leader(&self.clients, &self.reports, &leaving)?;
+        self.drain(context, address, leader).await?;
+        for step in &self.plan.steps {
+            context.check_cancelled().map_err(interrupted)?;
+            let node = Some(step.node.as_str());
+            let what = step.action.describe();
+            match &step.action {
+                Action::Drain { .. } => {}
+                Action::RecoverEtcd => {
+                    let call = RecoverEtcd {
+                        address: self.api(&step.node)?,
+                        seconds: RECOVERY,
+                    };
+                    let work = self.client(&step.node)?.call(call);
+                    context.step(node, what, work).await?;
+                }
+                Action::RemoveEtcdMember { address: member } => {
+                    let (via, address) = (address, *member);
+                    let work = leader.call(RemoveEtcdMember { via, address });
+                    context.step(node, what, work).await?;
+                }
+                Action::Leave => {
+                    let run = self.request.visitor.run.clone();
+                    let work = self.client(&step.node)?.call(Leave { run });
+                    match context.step(node, what, work).await {
+                        Err(error) => report.left_out.push(LeftOut::because(&step.node, &error)),
+                        Ok(left) => {
+                            for text in left.notes {
+                                let host = Some(step.node.clone());
+                                context.emit(Event::Warning { host, text });
+                            }
+                            if !left.kept.is_empty() {
+                                report.kept.insert(step.node.clone(), left.kept);
+                            }
+                        }
+                    }
+                }
+                Action::DeleteNode => {
+                    let node_name = step.node.clone();
+                    let work = leader.call(DeleteNode {
+                        address,
+                        node: node_name,
+                    });
+                    context.step(node, what, work).await?;
+                }
+            }
+        }
+        let failed = |name: &&String| report.left_out.iter().any(|one| one.host == **name);
+        report.removed = self
+            .request
+            .names
+            .iter()
+            .filter(|name| !failed(name))
+            .cloned()
+            .collect();
+        for name in self
+            .dead
+            .iter()
+            .filter(|name| leaving.contains(name.as_str()))
+        {
+            context.emit(Event::Note {
+                host: Some(name.clone()),
+                text: "it could not be reached and still holds what it held; when it comes back, `chasi node reset --address ADDRESS` puts it back as it was".into(),
+            });
+        }
+        Ok(report)
+    }
+
+    /// All nodes that are to be drained, at the same time.
+    async fn drain(&self, context: &Context, address: IpAddr, leader: &Client) -> Result<()> {
+        let is_drained = |step: &&Step| matches!(step.action, Action::Drain { .. });
+        let nodes: Vec<String> = self
+            .plan
+            .steps
+            .iter()
+            .filter(is_drained)
+            .map(|step| step.node.clone())
+            .collect();
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        let what = format!("drain {}", nodes.join(", "));
+        let call = Drain {
+            address,
+            nodes,
+            options: self.request.drain.clone(),
+            run: self.request.visitor.run.clone(),
+        };
+        let cancelled = async {
+            context.cancel.cancelled().await;
+            Err(interrupted(Error::new(Kind::Interrupted, "interrupted")))
+        };
+        let work = async {
+            tokio::select! {
+                result = leader.call(call) => result.map(|_| ()),
+                // The agent hears that nobody waits any more, and gives the drain up.
+                ended = cancelled => ended,
+            }
+        };
+        context.step(None, what, work).await
+    }
+
+    fn client(&self, host: &str) -> Result<&Client> {
+        self.clients.get(host).ok_or_else(|| {
+            Error::new(Kind::Unreachable, "there is no connection to the host").on_host(host)
+        })
+    }
+
+    fn api(&self, host: &str) -> Result<IpAddr> {
+        let report = self.reports.get(host);
+        report
+            .and_then(|report| report.api)
+            .ok_or_else(|| Error::new(Kind::Failed, "the host has no API server").on_host(host))
+    }
+}
+
+fn interrupted(error: Error) -> Error {
+    match error.kind() {
+        Kind::Interrupted => Error::new(
+            Kind::Interrupted,
+            "interrupted; what is done stays done, and a drain is given up",
+        )
+        .hint("run the same command again: it does the rest"),
+        _ => error,
+    }
+}
