@@ -78,10 +78,8 @@ impl Cluster<'_> {
 
     /// The Clusterfile is what the cluster is.
     fn assert_nothing_to_do(&self) {
-        let plan = succeed(
-            self.site
-                .chasi_with(&["run", "--dry-run", "--format", "json"], self.file),
-        );
+        let look = ["run", "--dry-run", "--format", "json"];
+        let plan = succeed(&mut self.site.chasi_with(&look, self.file));
         let plan: Value = serde_json::from_str(&plan).unwrap();
         assert_eq!(plan["stages"].as_array().unwrap().len(), 0, "{plan:#}");
     }
