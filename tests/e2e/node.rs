@@ -10,8 +10,7 @@ use crate::site::{CONTROL_PLANES, HOSTS, Hosts, SPARE, Site, WORKER, without_hos
 use crate::traces::Traces;
 use crate::watched::Watched;
 
-/// Two replicas of a web server on different nodes, of which one must stay, and a
-/// client that asks them without end, on the node that stays.
+/// Two replicas of a web server on different nodes, of which one must stay.
 const SHOP: &str = include_str!("node.yaml");
 
 /// A command that must fail, with this code; gives what it said.
@@ -98,6 +97,40 @@ impl Cluster<'_> {
     }
 }
 
+/// Begins to ask the Service again and again on the first node, which stays, a line for
+/// each request.
+fn start_client(site: &Site) {
+    let address = site.kubectl(
+        "node-1",
+        "-n shop get service web -o jsonpath={.spec.clusterIP}",
+    );
+    let script = CLIENT.replace("ADDRESS", &address);
+    let start = "systemd-run --quiet --unit=client bash /run/client";
+    site.lab.sh(
+        "node-1",
+        &format!("cat >/run/client <<'END'\n{script}END\n{start}"),
+    );
+    until("that the client gets answers", 30, || {
+        let log = site
+            .lab
+            .sh("node-1", "cat /run/client.log; : >/run/client.log");
+        match log.lines().last() {
+            Some("ok") => Ok(()),
+            _ => Err(log),
+        }
+    });
+}
+
+/// What it runs.
+const CLIENT: &str = r#"
+ask() {
+  timeout 3 bash -c 'exec 3<>/dev/tcp/ADDRESS/80; printf "GET / HTTP/1.0\r\n\r\n" >&3; grep -q here <&3'
+}
+while sleep 0.2; do
+  if ask 2>>/run/client.log; then echo ok; else date +'failed at %T'; fi >>/run/client.log
+done
+"#;
+
 #[test]
 fn nodes_come_and_go_under_a_client_that_notices_nothing() {
     let mut site = Site::shared();
@@ -118,10 +151,7 @@ fn nodes_come_and_go_under_a_client_that_notices_nothing() {
         "node-1",
         "-n shop rollout status deployment web --timeout=120s",
     );
-    site.kubectl(
-        "node-1",
-        "-n shop wait --for=condition=Ready pod/client --timeout=60s",
-    );
+    start_client(&site);
 
     // From 1 + 1 to 3 + 2. One of those that come does not answer, and the others do
     // not wait for it.
@@ -164,7 +194,7 @@ fn nodes_come_and_go_under_a_client_that_notices_nothing() {
     cluster.assert_bare(&gone);
     cluster.assert_nothing_to_do();
 
-    let log = site.kubectl("node-1", "-n shop logs client");
+    let log = site.lab.sh("node-1", "cat /run/client.log");
     let failed: Vec<&str> = log.lines().filter(|line| *line != "ok").collect();
     let asked = log.lines().count();
     assert!(failed.is_empty(), "of {asked} requests: {failed:?}");
@@ -180,10 +210,7 @@ fn a_drain_that_a_budget_blocks_is_named_and_given_up() {
         file: "Clusterfile",
     };
     // The second replica has no place: the control planes take no such pods.
-    let shop = SHOP
-        .split("---\n")
-        .filter(|part| !part.contains("name: client"));
-    site.kubectl_with("node-1", "apply", &shop.collect::<Vec<_>>().join("---\n"));
+    site.kubectl_with("node-1", "apply", SHOP);
     until("that one server is ready", 60, || {
         let ready = site.kubectl(
             "node-1",

@@ -422,7 +422,7 @@ fn lines_of(host: &NewHost, style: Style, dash: usize, key: usize) -> Vec<String
     }
     let mut ssh = Vec::new();
     if let Some(user) = &host.user {
-        ssh.push(format!("  user: {}", scalar(&user.to_string())));
+        ssh.push(format!("  user: {}", scalar(user.as_ref())));
     }
     if let Some(port) = host.port {
         ssh.push(match style {
