@@ -80,6 +80,8 @@ enum Answer {
     Yes,
     No(&'static str),
     NotKnown(String),
+    /// Nothing can be told before the host that asks is part of the pod network.
+    NotYet,
 }
 
 fn answer(port: &PortReached, way: &Way) -> Answer {
@@ -96,9 +98,7 @@ fn answer(port: &PortReached, way: &Way) -> Answer {
                 Answer::No("the pod network does not carry packets there")
             }
             Some(Known::Unknown(why)) => Answer::NotKnown(why.clone()),
-            None => Answer::NotKnown(
-                "somebody has the port open, and of a datagram nothing can be told".to_owned(),
-            ),
+            None => Answer::NotYet,
         },
         (_, Reached::Echoed | Reached::Accepted, _) => Answer::Yes,
         (Opened::Taken, Reached::Foreign, _) => Answer::Yes,
@@ -116,16 +116,24 @@ fn shown(port: &PortReached) -> String {
 fn reached(site: &Site, way: &Way) -> Outcome {
     let mut bad: Vec<(&PortReached, &str)> = Vec::new();
     let mut not_known: Vec<String> = Vec::new();
+    let mut not_yet: Vec<String> = Vec::new();
     for port in &way.ports {
         match answer(port, way) {
             Answer::Yes => {}
             Answer::No(how) => bad.push((port, how)),
             Answer::NotKnown(why) => not_known.push(format!("{}: {why}", shown(port))),
+            Answer::NotYet => not_yet.push(shown(port)),
         }
     }
     let Some((first, _)) = bad.first() else {
         if !not_known.is_empty() {
             return unknown(not_known.join("; "));
+        }
+        if !not_yet.is_empty() {
+            return not_applicable(format!(
+                "{}: somebody has the port open, and of a datagram nothing can be told before both are in the pod network",
+                not_yet.join(", ")
+            ));
         }
         let all: Vec<String> = way
             .ports

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use self::quorum::{Verdict, Voter, judge};
 use super::connect::{self, LeftOut, Visitor, connect, farewell};
+use super::hooks::run_hooks;
 use super::live::{self, Live};
 use crate::agent::calls::etcd::{RecoverEtcd, RemoveEtcdMember};
 use crate::agent::calls::host::{HostReport, Leave, ReadHost};
@@ -28,6 +29,7 @@ use crate::event::{Context, Event};
 use crate::kube::drain::{Options, Simulation};
 use crate::remote::Target;
 use crate::spec;
+use crate::spec::plugin::Phase;
 
 /// How long an etcd that goes on alone may take, in seconds.
 const RECOVERY: u64 = 180;
@@ -587,7 +589,9 @@ impl Prepared {
         if nodes.is_empty() {
             return Ok(());
         }
+        self.plugins(context, &nodes, Phase::BeforeDrain).await?;
         let what = format!("drain {}", nodes.join(", "));
+        let drained = nodes.clone();
         let call = Drain {
             address,
             nodes,
@@ -605,7 +609,20 @@ impl Prepared {
                 ended = cancelled => ended,
             }
         };
-        context.step(None, what, work).await
+        context.step(None, what, work).await?;
+        self.plugins(context, &drained, Phase::AfterDrain).await
+    }
+
+    /// What the hosts remember for a moment.
+    async fn plugins(&self, context: &Context, nodes: &[String], phase: Phase) -> Result<()> {
+        let run = &self.request.visitor.run;
+        let work = nodes.iter().map(|node| async move {
+            match self.clients.get(node) {
+                Some(client) => run_hooks(context, client, node, run, phase).await,
+                None => Ok(()),
+            }
+        });
+        join_all(work).await.into_iter().collect()
     }
 
     fn client(&self, host: &str) -> Result<&Client> {
