@@ -155,7 +155,7 @@ fn a_datagram_to_a_port_in_use_is_not_known_unless_the_pod_network_tells() {
         way.overlay = overlay;
     };
     for (overlay, state) in [
-        (None, "unknown"),
+        (None, "not-applicable"),
         (Some(Known::Unknown("x".into())), "unknown"),
         (Some(Known::Is(Path::Silent)), "wrong"),
         (Some(Known::Is(Path::Carries(1450))), "passed"),
