@@ -6,6 +6,7 @@ use super::{Format, Shell};
 use crate::error::Result;
 use crate::oci::ClusterImage;
 use crate::oci::image::Rootfs;
+use crate::spec::plugin::{self, Manifest};
 
 /// Show what a cluster image is made of
 #[derive(clap::Args)]
@@ -71,6 +72,12 @@ fn text(image: &ClusterImage) -> String {
 fn rootfs(rootfs: &Rootfs) -> String {
     let mut text = format!("\nplatform   {}\n", rootfs.platform);
     for (name, value) in &rootfs.labels {
+        let plugin = name.strip_prefix(plugin::LABEL);
+        if let Some(Ok(plugin)) = plugin.map(|name| Manifest::from_label(name, value)) {
+            let (name, does) = (&plugin.name, &plugin.description);
+            text.push_str(&format!("  plugin   {name}: {does}\n"));
+            continue;
+        }
         text.push_str(&format!("  label    {name}={}\n", value.escape_debug()));
     }
     for (name, value) in &rootfs.env {
