@@ -81,9 +81,7 @@ pub async fn apply(
     let context = shell.context();
     let hosts = chosen.clusterfile.cluster.hosts.iter().count();
     let prepared = run::prepare(context, request).await?;
-    for finding in &prepared.findings {
-        tell(context, finding);
-    }
+    tell(context, &prepared.findings);
     let written = edit.is_some_and(|(_, write)| write);
     let patch = |written| edit.map_or_else(String::new, |(edit, _)| edit.tell(written));
     if consent.dry_run {
@@ -124,14 +122,28 @@ pub async fn follow(shell: &Shell, chosen: &Chosen) -> Result<()> {
     super::cluster::not_done(&report.left_out)
 }
 
-/// Tells what the checks found and that does not hinder the run. What could not be
-/// looked at, and would only have been a warning, is for the log.
-fn tell(context: &Context, finding: &Finding) {
-    let text = finding.to_string();
-    match (&finding.outcome, finding.ignored) {
-        (_, true) => context.warn(format!("ignored: {text}")),
-        (Outcome::Wrong { .. }, false) => context.warn(text),
-        _ => context.emit(Event::Detail { host: None, text }),
+/// Tells what the checks found and that does not hinder the run, once for all places
+/// of which it is the same. What could not be looked at, and would only have been a
+/// warning, is for the log.
+fn tell(context: &Context, findings: &[Finding]) {
+    let mut same: Vec<(&Finding, Vec<String>)> = Vec::new();
+    for finding in findings {
+        let place = finding.place.to_string();
+        let like = |one: &&mut (&Finding, _)| {
+            one.0.ignored == finding.ignored && one.0.says() == finding.says()
+        };
+        match same.iter_mut().find(like) {
+            Some((_, places)) => places.push(place),
+            None => same.push((finding, vec![place])),
+        }
+    }
+    for (finding, places) in same {
+        let text = format!("{}: {}", places.join(", "), finding.says());
+        match (&finding.outcome, finding.ignored) {
+            (_, true) => context.warn(format!("ignored: {text}")),
+            (Outcome::Wrong { .. }, false) => context.warn(text),
+            _ => context.emit(Event::Detail { host: None, text }),
+        }
     }
 }
 
@@ -313,6 +325,50 @@ mod tests {
             undoable: !matches!(action, Action::ApplyObjects { .. }),
             action,
         }
+    }
+
+    #[derive(Default)]
+    struct Told(std::sync::Mutex<Vec<String>>);
+
+    impl crate::event::Sink for Told {
+        fn event(&self, event: Event) {
+            if let Event::Warning { text, .. } = event {
+                self.0.lock().unwrap().push(text);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_the_same_of_several_hosts_is_told_once() {
+        let finding = |host: &str, seen: &str, ignored| Finding {
+            check: "system.swap",
+            severity: crate::cluster::check::Severity::Warning,
+            ignored,
+            place: crate::cluster::check::Place::host(host),
+            outcome: Outcome::Wrong {
+                seen: seen.into(),
+                expected: "none".into(),
+                hint: "x".into(),
+            },
+        };
+        let told = std::sync::Arc::new(Told::default());
+        tell(
+            &Context::new(told.clone()),
+            &[
+                finding("m1", "swap is on", false),
+                finding("m2", "swap is on", true),
+                finding("m3", "swap is on", false),
+                finding("m4", "much swap is on", false),
+            ],
+        );
+        assert_eq!(
+            *told.0.lock().unwrap(),
+            [
+                "m1, m3: swap is on (expected: none) [system.swap]",
+                "ignored: m2: swap is on (expected: none) [system.swap]",
+                "m4: much swap is on (expected: none) [system.swap]",
+            ]
+        );
     }
 
     fn example() -> Plan {

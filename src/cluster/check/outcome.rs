@@ -162,17 +162,22 @@ impl Finding {
     pub fn refuses(&self) -> bool {
         self.severity == Severity::Error && self.outcome.is_trouble() && !self.ignored
     }
+
+    /// What it says, without the place: the same text for all places of which it is
+    /// the same.
+    pub fn says(&self) -> String {
+        let text = match &self.outcome {
+            Outcome::Passed { seen } => seen.clone(),
+            Outcome::Wrong { seen, expected, .. } => format!("{seen} (expected: {expected})"),
+            Outcome::Unknown { why } => format!("it could not be looked at: {why}"),
+            Outcome::NotApplicable { why } => why.clone(),
+        };
+        format!("{text} [{}]", self.check)
+    }
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.place)?;
-        match &self.outcome {
-            Outcome::Passed { seen } => f.write_str(seen)?,
-            Outcome::Wrong { seen, expected, .. } => write!(f, "{seen} (expected: {expected})")?,
-            Outcome::Unknown { why } => write!(f, "it could not be looked at: {why}")?,
-            Outcome::NotApplicable { why } => f.write_str(why)?,
-        }
-        write!(f, " [{}]", self.check)
+        write!(f, "{}: {}", self.place, self.says())
     }
 }
