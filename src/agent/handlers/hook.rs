@@ -52,6 +52,10 @@ pub(super) async fn undo(scope: Scope, call: UndoHook) -> Result<Option<String>>
 pub(super) async fn moment(scope: Scope, call: RunMoment) -> Result<()> {
     let context = scope.context.clone();
     super::blocking(move || {
+        // A host that was left already stays as it is: not even a journal is begun.
+        if !hook::awaits(&Root::host()?, call.phase)? {
+            return Ok(());
+        }
         let (root, journal) = ready(&call.run)?;
         hook::moment(&root, &journal, call.phase, &context)
     })

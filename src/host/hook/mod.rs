@@ -197,6 +197,12 @@ pub fn apply(
     Ok(reply)
 }
 
+/// Whether something is to run at this moment.
+pub fn awaits(root: &Root, phase: Phase) -> Result<bool> {
+    let is_meant = |one: &Applied| one.hook.phase == phase && !phase.lasts();
+    Ok(applied(root)?.iter().any(is_meant))
+}
+
 /// Runs what is to run at this moment.
 pub fn moment(root: &Root, journal: &Journal, phase: Phase, ctx: &Context) -> Result<()> {
     for one in applied(root)? {
