@@ -465,6 +465,7 @@ impl Chosen {
             visitor: visitor(shell)?,
             names: names.to_vec(),
             force,
+            successor: false,
             drain,
             dry_run,
         })

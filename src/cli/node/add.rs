@@ -12,7 +12,7 @@ use crate::spec::certificate::Fingerprint;
 use crate::spec::clusterfile::edit::NewHost;
 use crate::spec::name::UserName;
 
-/// Add hosts to a cluster, at the version that it runs now.
+/// Add hosts to a cluster, with the image that its Clusterfile names.
 ///
 /// It is what `chasi run` does with a Clusterfile that has these hosts too. The
 /// change to the Clusterfile is printed, or made with `--write`. A host that

@@ -65,7 +65,7 @@ impl Args {
 
     /// A control plane that is dead: its member goes first.
     async fn dead(&self, shell: &Shell, chosen: &Chosen, after: &Edit) -> Result<()> {
-        let prepared = self.prepare(shell, chosen).await?;
+        let prepared = self.prepare(shell, chosen, false).await?;
         let plan = format!(
             "{}\nThen `{}` joins: with the dead member still counted, it would be one of {} that need more than are alive.\n",
             describe(&prepared.plan),
@@ -94,7 +94,7 @@ impl Args {
     /// Any other: the new one is healthy first.
     async fn alive(&self, shell: &Shell, both: &Edit, after: &Edit) -> Result<()> {
         // Looked at before the new one joins: what cannot go is told now.
-        let prepared = self.prepare(shell, &both.chosen).await?;
+        let prepared = self.prepare(shell, &both.chosen, true).await?;
         let removal = prepared.plan.clone();
         prepared.abandon().await;
         let plan = format!(
@@ -114,7 +114,7 @@ impl Args {
             run::follow(shell, &both.chosen).await?;
         }
         let report = self
-            .prepare(shell, &both.chosen)
+            .prepare(shell, &both.chosen, false)
             .await?
             .apply(shell.context())
             .await?;
@@ -122,10 +122,20 @@ impl Args {
         self.conclude(shell, after, &report)
     }
 
-    async fn prepare(&self, shell: &Shell, chosen: &Chosen) -> Result<removal::Prepared> {
+    /// With a `successor` the new one counts, although it has not joined yet.
+    async fn prepare(
+        &self,
+        shell: &Shell,
+        chosen: &Chosen,
+        successor: bool,
+    ) -> Result<removal::Prepared> {
         let drain = self.moving.options(self.force, true);
         let names = std::slice::from_ref(&self.old);
         let request = chosen.removal(shell, names, self.force, drain, self.consent.dry_run)?;
+        let request = removal::Request {
+            successor,
+            ..request
+        };
         removal::prepare(shell.context(), request).await
     }
 

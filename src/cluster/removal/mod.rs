@@ -46,6 +46,9 @@ pub struct Request {
     pub names: Vec<String>,
     /// Whether hosts that are dead go too, and pods that nothing makes anew.
     pub force: bool,
+    /// Whether one of the same kind comes first: then it counts as there already,
+    /// with room for what must move.
+    pub successor: bool,
     /// How they are drained.
     pub drain: Options,
     /// Whether only to look.
@@ -333,7 +336,7 @@ impl Known<'_> {
                 None => member.name.clone(),
             }
         };
-        let voters: Vec<Voter> = voting
+        let mut voters: Vec<Voter> = voting
             .into_iter()
             .map(|member| {
                 let name = name_of(member);
@@ -344,6 +347,13 @@ impl Known<'_> {
                 }
             })
             .collect();
+        if self.request.successor && voters.iter().any(|voter| voter.leaving) {
+            voters.push(Voter {
+                name: "the new one".to_owned(),
+                healthy: true,
+                leaving: false,
+            });
+        }
         let learners = learning
             .into_iter()
             .map(name_of)
@@ -414,7 +424,7 @@ impl Known<'_> {
             nodes,
             options: self.request.drain.clone(),
         };
-        let simulation = client.call(call).await?;
+        let mut simulation = client.call(call).await?;
         let refusals = simulation.refusals();
         if !refusals.is_empty() {
             let options: BTreeSet<&str> = simulation
@@ -432,6 +442,9 @@ impl Known<'_> {
                 true => error.hint("run more replicas than must stay healthy, or relax the budget for now: `kubectl edit poddisruptionbudgets -A`"),
                 false => error.hint(format!("add `{}`, when that is meant", options.join(" "))),
             });
+        }
+        if self.request.successor {
+            simulation.homeless.clear();
         }
         if !simulation.homeless.is_empty() && !self.request.force {
             let lines = simulation
