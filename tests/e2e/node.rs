@@ -367,7 +367,7 @@ fn control_planes_that_are_dead_are_replaced_deleted_and_counted() {
     let status = site.lab.status().unwrap();
     let known_hosts = site.path("home/.ssh/known_hosts");
     fs::create_dir_all(known_hosts.parent().unwrap()).unwrap();
-    fs::copy(status["known_hosts"].as_str().unwrap(), known_hosts).unwrap();
+    fs::copy(status["knownHosts"].as_str().unwrap(), known_hosts).unwrap();
     let mut reset = chasi();
     reset
         .args([
@@ -377,7 +377,7 @@ fn control_planes_that_are_dead_are_replaced_deleted_and_counted() {
             "--address",
             &site.lab.address(third),
         ])
-        .args(["--key", status["identity_file"].as_str().unwrap()])
+        .args(["--key", status["identityFile"].as_str().unwrap()])
         .env("XDG_STATE_HOME", site.path("state"))
         .env("HOME", site.path("home"));
     succeed(&mut reset);
