@@ -51,15 +51,23 @@ pub fn remove(path: &Path) -> Result<()> {
 /// Creates a directory and its parents, each synced into its own parent.
 /// Existing ones are left as they are.
 pub fn create_directories(path: &Path) -> Result<()> {
-    fn create(path: &Path) -> io::Result<()> {
+    fn one(path: &Path) -> io::Result<()> {
         match fs::create_dir(path) {
             Ok(()) => sync_directory(parent(path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !parent(path).is_dir() => {
-                create(parent(path))?;
-                create(path)
-            }
             Err(_) if path.is_dir() => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+    fn create(path: &Path) -> io::Result<()> {
+        match one(path) {
+            // A parent that is there now was made by somebody else since.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !parent(path).is_dir() {
+                    create(parent(path))?;
+                }
+                one(path)
+            }
+            made => made,
         }
     }
     create(path).or_err(Kind::System, || {
