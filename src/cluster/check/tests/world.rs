@@ -21,7 +21,8 @@ use crate::oci::{Blob, ClusterImage, ContainerImage, Platform};
 use crate::spec;
 use crate::spec::Clusterfile;
 
-/// What is known of three hosts: one control plane, two workers.
+/// What is known of some hosts; where nothing else is said, of one control plane and two
+/// workers.
 pub(super) struct World {
     pub cluster: spec::Cluster,
     pub image: std::result::Result<ClusterImage, String>,
@@ -59,22 +60,24 @@ spec:
 impl World {
     /// Bare hosts on which an install works.
     pub fn bare() -> World {
-        let cluster = Clusterfile::parse("Clusterfile", CLUSTERFILE, None)
+        World::of(CLUSTERFILE)
+    }
+
+    /// The bare hosts of a Clusterfile. Their addresses go from 10.0.0.1 on, and the
+    /// ways are those between `m1` and `w1`.
+    pub fn of(clusterfile: &str) -> World {
+        let cluster = Clusterfile::parse("Clusterfile", clusterfile, None)
             .unwrap()
             .cluster;
-        let reports = ["m1", "w1", "w2"]
-            .iter()
-            .zip(1..)
-            .map(|(name, number)| ((*name).to_owned(), Ok(report(name, number))))
-            .collect();
+        let names = || cluster.hosts.iter().map(|host| host.name.to_string());
         World {
-            cluster,
             sizes: Known::Is(sizes(&image())),
             image: Ok(image()),
-            reports,
-            measured: ["m1", "w1", "w2"]
-                .map(|name| (name.to_owned(), measured()))
-                .into(),
+            reports: names()
+                .zip(1..)
+                .map(|(name, number)| (name.clone(), Ok(report(&name, number))))
+                .collect(),
+            measured: names().map(|name| (name, measured())).collect(),
             ways: Known::Is(Ways {
                 measured: vec![way("m1", "w1"), way("w1", "m1")],
                 all: 6,
@@ -85,6 +88,7 @@ impl World {
                 neighbour: Neighbour::Nobody,
             }),
             running: Known::Is(inspection()),
+            cluster,
         }
     }
 
