@@ -25,7 +25,11 @@ const MOST_PLACES: usize = 4;
 pub struct Args {
     /// When: `pre` before an install, `post` when a cluster is there, `upgrade`
     /// before it gets another version.
-    #[arg(value_enum, value_name = "PHASE", hide_possible_values = true)]
+    #[arg(
+        value_enum,
+        value_name = "pre|post|upgrade",
+        hide_possible_values = true
+    )]
     phase: When,
     /// The cluster image that is to be installed [default: that of the Clusterfile]
     #[arg(value_name = "REF")]
@@ -104,8 +108,16 @@ fn describe(report: &Report) -> String {
             None => groups.push((finding, vec![place])),
         }
     }
-    for (finding, places) in &groups {
-        entry(&mut text, finding, places);
+    let mut groups = groups.into_iter().peekable();
+    while let Some((finding, places)) = groups.next() {
+        // What one cause hides from many checks is told once.
+        let mut checks = vec![finding.check];
+        while let Some((next, _)) =
+            groups.next_if(|(next, on)| hides_the_same(finding, next) && *on == places)
+        {
+            checks.push(next.check);
+        }
+        entry(&mut text, finding, &checks, &places);
     }
     let counts = &report.counts;
     let mut parts = vec![
@@ -142,7 +154,14 @@ fn is_same(one: &Finding, other: &Finding) -> bool {
         }
 }
 
-fn entry(text: &mut String, finding: &Finding, places: &[String]) {
+/// Whether the same kept two checks from looking, and both count the same.
+fn hides_the_same(one: &Finding, other: &Finding) -> bool {
+    matches!(one.outcome, Outcome::Unknown { .. })
+        && one.outcome == other.outcome
+        && (one.severity, one.ignored) == (other.severity, other.ignored)
+}
+
+fn entry(text: &mut String, finding: &Finding, checks: &[&str], places: &[String]) {
     let word = match (&finding.outcome, finding.severity) {
         _ if finding.ignored && finding.outcome.is_trouble() => "ignored",
         (Outcome::Wrong { .. }, Severity::Error) => "wrong",
@@ -159,7 +178,11 @@ fn entry(text: &mut String, finding: &Finding, places: &[String]) {
             many + 1 - MOST_PLACES
         ),
     };
-    line(text, &format!("{word:<8} {:<24} ", finding.check), &on, 34);
+    let check = match checks {
+        [one] => (*one).to_owned(),
+        several => format!("{} checks", several.len()),
+    };
+    line(text, &format!("{word:<8} {check:<24} "), &on, 34);
     match &finding.outcome {
         Outcome::Wrong {
             seen,
@@ -170,7 +193,12 @@ fn entry(text: &mut String, finding: &Finding, places: &[String]) {
             line(text, "         expected: ", expected, 11);
             line(text, "         hint: ", hint, 11);
         }
-        Outcome::Unknown { why } => line(text, "         ", why, 11),
+        Outcome::Unknown { why } => {
+            line(text, "         ", why, 11);
+            if checks.len() > 1 {
+                line(text, "         ", &checks.join(", "), 9);
+            }
+        }
         Outcome::Passed { .. } | Outcome::NotApplicable { .. } => {}
     }
 }
@@ -222,6 +250,13 @@ mod tests {
                 Outcome::Unknown { why: "the file cannot be read".into() },
             ),
         ];
+        findings.extend(
+            ["system.clock", "system.init", "kernel.version"].map(|check| {
+                let why = "the host cannot be entered".into();
+                let place = Place::host("node-2");
+                finding(check, Severity::Error, place, Outcome::Unknown { why })
+            }),
+        );
         findings.extend(["n1", "n2", "n3", "n4", "n5"].map(passed));
         findings.push(Finding {
             ignored: true,
@@ -232,7 +267,7 @@ mod tests {
             phase: Phase::Pre,
             counts: Counts {
                 errors: 1,
-                unknown: 1,
+                unknown: 4,
                 passed: 5,
                 ignored: 1,
                 ..Counts::default()

@@ -156,6 +156,14 @@ impl LeftOut {
     }
 }
 
+/// Says of an interruption that nothing has been changed by then.
+pub(super) fn untouched(error: Error) -> Error {
+    match error.kind() {
+        Kind::Interrupted => Error::new(Kind::Interrupted, "interrupted; nothing was changed"),
+        _ => error,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

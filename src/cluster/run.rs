@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::apply::{Outcome, Run};
 use super::check::{self, Finding, Selection};
-use super::connect::{self, LeftOut, Visitor, connect, farewell};
+use super::connect::{self, LeftOut, Visitor, connect, farewell, untouched};
 use super::desired::{Desired, Known, desired};
 use super::evidence;
 use super::hooks::{self, HookState};
@@ -83,14 +83,6 @@ pub struct Report {
 /// Connects, asks, checks and plans. Changes nothing.
 pub async fn prepare(context: &Context, request: Request) -> Result<Prepared> {
     examine(context, request).await.map_err(untouched)
-}
-
-/// Says of an interruption that nothing has been changed by then.
-fn untouched(error: Error) -> Error {
-    match error.kind() {
-        Kind::Interrupted => Error::new(Kind::Interrupted, "interrupted; nothing was changed"),
-        _ => error,
-    }
 }
 
 async fn examine(context: &Context, request: Request) -> Result<Prepared> {
@@ -198,7 +190,9 @@ async fn look(
         reports,
         selection,
     );
-    let findings = context.phase("checks", checks).await?;
+    let findings = context.phase("checks", checks).await;
+    context.check_cancelled()?;
+    let findings = findings?;
     let known: Vec<Known> = request
         .cluster
         .hosts

@@ -32,7 +32,7 @@ use self::gather::Clients;
 use self::outcome::unknown;
 use self::registry::Judge;
 use self::site::{Closed, Site};
-use super::connect::{Visitor, connect, farewell};
+use super::connect::{Visitor, connect, farewell, untouched};
 use crate::agent::Client;
 use crate::agent::calls::host::HostReport;
 use crate::error::{Error, Kind, Result};
@@ -132,12 +132,15 @@ impl Report {
         let unseen = refusing().count() - wrong;
         let message = match (wrong, unseen) {
             (0, 0) => return Ok(()),
-            (wrong, 0) => format!("{} is wrong", things(wrong)),
-            (0, unseen) => format!("{} could not be looked at", things(unseen)),
+            (1, 0) => "1 thing is wrong".to_owned(),
+            (wrong, 0) => format!("{wrong} things are wrong"),
+            (0, 1) => "1 thing that must hold could not be looked at".to_owned(),
+            (0, unseen) => format!("{unseen} things that must hold could not be looked at"),
+            (1, unseen) => {
+                format!("1 thing is wrong, and {unseen} that must hold could not be looked at")
+            }
             (wrong, unseen) => format!(
-                "{} is wrong, and {} could not be looked at",
-                things(wrong),
-                things(unseen)
+                "{wrong} things are wrong, and {unseen} that must hold could not be looked at"
             ),
         };
         Err(Error::new(Kind::Check, message)
@@ -145,16 +148,13 @@ impl Report {
     }
 }
 
-fn things(count: usize) -> String {
-    match count {
-        1 => "1 thing".to_owned(),
-        count => format!("{count} things"),
-    }
-}
-
 /// Looks at all hosts. Fails only when nothing could be looked at for a reason of the
 /// controller's own; what the checks found is in the report.
 pub async fn check(context: &Context, request: &Request) -> Result<Report> {
+    examine(context, request).await.map_err(untouched)
+}
+
+async fn examine(context: &Context, request: &Request) -> Result<Report> {
     let begin = Instant::now();
     let checks = request.selection.of(request.phase);
     let options = request.visitor.looking();
@@ -180,6 +180,8 @@ pub async fn check(context: &Context, request: &Request) -> Result<Report> {
         }
     };
     farewell(clients.into_values().filter_map(std::result::Result::ok)).await;
+    // What could not be looked at because of that says nothing of the hosts.
+    context.check_cancelled()?;
     let (findings, ways) = findings?;
     Ok(Report {
         cluster: request.cluster.name.to_string(),

@@ -257,27 +257,37 @@ fn no_check(word: &str) -> Error {
     near.truncate(3);
     let near: Vec<&str> = near.into_iter().map(|(_, known)| known).collect();
     match near.is_empty() {
-        true => {
-            let mut areas: Vec<&str> = all().map(Check::area).collect();
-            areas.dedup();
-            error.hint(format!(
-                "give an id of `docs/checks.md`, or an area: `{}`",
-                areas.join("`, `")
-            ))
-        }
+        true => error.hint(format!(
+            "give an id of `docs/checks.md`, or an area: `{}`",
+            areas().join("`, `")
+        )),
         false => error.hint(format!("did you mean `{}`?", near.join("` or `"))),
     }
+}
+
+/// The areas, each once.
+fn areas() -> Vec<&'static str> {
+    let mut areas: Vec<&str> = Vec::new();
+    for check in all() {
+        if !areas.contains(&check.area()) {
+            areas.push(check.area());
+        }
+    }
+    areas
 }
 
 /// The page of all checks, for `docs/checks.md`.
 pub fn page() -> String {
     let mut text = PREFACE.replace("RULE", RULE);
-    let mut area = "";
-    for check in all() {
-        if check.area() != area {
-            area = check.area();
+    let by_area = areas().into_iter().flat_map(|area| {
+        let of_area = all().filter(move |check| check.area() == area);
+        of_area.enumerate()
+    });
+    for (place, check) in by_area {
+        if place == 0 {
             text.push_str(&format!(
-                "\n## {area}\n\n| id | must hold | looks at | severity | when |\n|---|---|---|---|---|\n"
+                "\n## {}\n\n| id | must hold | looks at | severity | when |\n|---|---|---|---|---|\n",
+                check.area()
             ));
         }
         let phases: Vec<&str> = check.phases.iter().map(|phase| phase.name()).collect();

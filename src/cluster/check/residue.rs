@@ -153,7 +153,7 @@ fn rules(subject: &Subject) -> Outcome {
     }
     let filter = match &subject.measured.filter {
         Known::Is(filter) if filter.told_by.is_empty() => {
-            return unknown("the host has neither `nft` nor `iptables-save`");
+            return unknown("the host has neither `nft` nor `iptables-save`, which list the rules");
         }
         Known::Is(filter) => filter,
         Known::Unknown(why) => return unknown(why.as_str()),

@@ -164,11 +164,14 @@ impl Closed {
             Kind::Unreachable | Kind::Input | Kind::Usage => Stage::Ssh,
             _ => Stage::Agent,
         };
-        let hint = error.hints().first().cloned();
+        let hint = match error.hints() {
+            [] => "`ssh -v` to the host shows how far it gets".to_owned(),
+            hints => hints.join("; "),
+        };
         Closed {
             stage,
             reason,
-            hint: hint.unwrap_or_else(|| "`ssh -v` to the host shows how far it gets".to_owned()),
+            hint,
         }
     }
 }

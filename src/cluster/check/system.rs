@@ -172,9 +172,9 @@ fn cgroups(subject: &Subject) -> Outcome {
 
 fn cgroup_version(subject: &Subject) -> Outcome {
     match subject.facts().cgroup.version {
-        2 => passed("version 2"),
+        2 => passed("they are of version 2"),
         version => wrong(
-            format!("version {version}"),
+            format!("control groups are of version {version}"),
             "version 2: kubelets from Kubernetes 1.35 on refuse version 1 unless told otherwise",
             "add `systemd.unified_cgroup_hierarchy=1` to the kernel's command line, then restart the host",
         ),
