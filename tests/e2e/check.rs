@@ -83,7 +83,7 @@ fn bare_hosts_pass_and_are_left_as_they_are() {
         checked.report["counts"],
         checked.report["seconds"].as_f64().unwrap()
     );
-    before.assert_same(&Snapshot::of_hosts(&site.lab));
+    before.assert_again(&site.lab);
     site.leaves(Hosts::Bare);
 }
 
@@ -213,6 +213,7 @@ fn a_listener_is_named_and_can_be_ignored() {
 fn a_cluster_that_is_well_passes_and_what_is_damaged_is_found() {
     let mut site = Site::shared();
     site.installed();
+    site.wait_for_pods("node-1");
     let checked = Checked::of(&site, &["post"]);
     assert_eq!(
         checked.wrong(),

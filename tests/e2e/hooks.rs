@@ -97,7 +97,12 @@ pub fn is_reached(lab: &Lab, host: &str, port: u16) -> bool {
 pub fn assert_closed(lab: &Lab) {
     let reached = |port| is_reached(lab, "node-2", port);
     for port in [22, 8098] {
-        assert!(reached(port), "{port} is closed");
+        until("that what is allowed is reached", 30, || {
+            match reached(port) {
+                true => Ok(()),
+                false => Err(format!("{port} is closed")),
+            }
+        });
     }
     let patch = r#"{"spec":{"type":"NodePort","ports":[{"port":80,"nodePort":30080}]}}"#;
     let kubectl = "kubectl --cache-dir /tmp/kube --kubeconfig /etc/kubernetes/admin.conf";

@@ -53,7 +53,7 @@ fn assert_nothing_changes(site: &Site) {
     assert_nodes_are_ready(&status);
     assert_eq!(status["unready_pods"].as_array().unwrap().len(), 0);
 
-    hosts.assert_same(&Snapshot::of_hosts(&site.lab));
+    hosts.assert_again(&site.lab);
     objects.assert_same(&Snapshot::of_objects(site));
 }
 
@@ -122,15 +122,15 @@ impl<'a> Probe<'a> {
                 ("kubernetes.default.svc.cluster.local", &kubernetes),
                 ("probe.probe.svc.cluster.local", &service),
             ] {
-                let said = self.inside(node, &format!("nslookup {name}")).unwrap();
-                let answer = format!("Address: {address}");
-                assert!(said.contains(&answer), "{name} from {node}: {said}");
+                until_answered(&format!("{name} from {node}"), || {
+                    let said = self.inside(node, &format!("nslookup {name}"))?;
+                    Ok((said.contains(&format!("Address: {address}")), said))
+                });
             }
-            let answer = self.inside(node, "timeout 10 wget -qO- http://probe");
-            assert!(
-                answer.as_ref().is_ok_and(|said| said.starts_with("node-")),
-                "{answer:?}"
-            );
+            until_answered(&format!("a Service by its name from {node}"), || {
+                let said = self.inside(node, "timeout 10 wget -qO- http://probe")?;
+                Ok((said.starts_with("node-"), said))
+            });
             // A name of pods, and not of a Service.
             until("that the pods have names", 60, || {
                 let said = self.inside(node, "nslookup names.probe.svc.cluster.local")?;
@@ -148,12 +148,11 @@ impl<'a> Probe<'a> {
     fn assert_pods_reach_pods_of_other_nodes(&self) {
         for from in HOSTS {
             for (to, (address, _)) in &self.pods {
-                let get = format!("timeout 10 wget -qO- http://{address}:8080");
-                assert_eq!(
-                    self.inside(from, &get),
-                    Ok(format!("{to}\n")),
-                    "from {from}"
-                );
+                until_answered(&format!("{to} from {from}"), || {
+                    let get = format!("timeout 10 wget -qO- http://{address}:8080");
+                    let said = self.inside(from, &get)?;
+                    Ok((said == format!("{to}\n"), said))
+                });
             }
         }
     }
@@ -165,37 +164,53 @@ impl<'a> Probe<'a> {
         let web = self.service_address("-n demo web");
         for host in HOSTS {
             for (address, expected) in [(&probe, "node-"), (&web, " on node-4")] {
-                let answer = get_on_host(&self.site.lab, host, address, 80);
-                assert!(answer.contains(expected), "{address} on {host}: {answer}");
+                until_answered(&format!("{address} on {host}"), || {
+                    let answer = get_on_host(&self.site.lab, host, address, 80)?;
+                    Ok((answer.contains(expected), answer))
+                });
             }
-            let answer = get(&self.site.lab.address(host), 30080);
-            assert!(answer.contains("\r\n\r\nnode-"), "{host}: {answer}");
+            until_answered(&format!("{host} from outside"), || {
+                let answer = get(&self.site.lab.address(host), 30080);
+                let answer = answer.map_err(|error| error.to_string())?;
+                Ok((answer.contains("\r\n\r\nnode-"), answer))
+            });
         }
         let api = self.service_address("-n default kubernetes");
         for host in HOSTS {
-            let connect = format!("timeout 10 bash -c '</dev/tcp/{api}/443'");
-            assert!(
-                self.site.lab.try_sh(host, &connect).status.success(),
-                "{host}"
-            );
+            until_answered(&format!("the API from {host}"), || {
+                let connect = format!("timeout 10 bash -c '</dev/tcp/{api}/443'");
+                let output = self.site.lab.try_sh(host, &connect);
+                Ok((output.status.success(), format!("{output:?}")))
+            });
         }
     }
 }
 
-/// An HTTP answer, asked for by bash: hosts have no program for that.
-fn get_on_host(lab: &Lab, host: &str, address: &str, port: u16) -> String {
-    let get = r#"printf "GET / HTTP/1.0\r\n\r\n" >&3; cat <&3"#;
-    let script = format!("exec 3<>/dev/tcp/{address}/{port}; {get}");
-    lab.sh(host, &format!("timeout 10 bash -c '{script}'"))
+/// Waits until an answer is the right one: what nodes do for Services and names
+/// follows the API, and is a moment behind it.
+fn until_answered(what: &str, ask: impl Fn() -> Result<(bool, String), String>) {
+    until(&format!("the answer of {what}"), 60, || match ask()? {
+        (true, _) => Ok(()),
+        (false, said) => Err(said),
+    });
 }
 
-fn get(address: &str, port: u16) -> String {
-    let mut stream = TcpStream::connect((address, port)).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+/// An HTTP answer, asked for by bash: hosts have no program for that.
+fn get_on_host(lab: &Lab, host: &str, address: &str, port: u16) -> Result<String, String> {
+    let get = r#"printf "GET / HTTP/1.0\r\n\r\n" >&3; cat <&3"#;
+    let script = format!("exec 3<>/dev/tcp/{address}/{port}; {get}");
+    let output = lab.try_sh(host, &format!("timeout 10 bash -c '{script}'"));
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+fn get(address: &str, port: u16) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect((address, port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }

@@ -216,7 +216,7 @@ fn nothing_is_left_of_a_test_that_was_killed() {
     assert!(is_there());
     test.kill().unwrap();
     test.wait().unwrap();
-    until("the lab's removal", 60, || match is_there() {
+    until("the lab's removal", 180, || match is_there() {
         true => Err("it is still there".into()),
         false => Ok(()),
     });

@@ -123,7 +123,7 @@ fn start_client(site: &Site) {
         "node-1",
         &format!("cat >/run/client <<'END'\n{script}END\n{start}"),
     );
-    until("that the client gets answers", 30, || {
+    until("that the client gets answers", 120, || {
         let log = site
             .lab
             .sh("node-1", "cat /run/client.log; : >/run/client.log");
@@ -224,7 +224,7 @@ fn a_drain_that_a_budget_blocks_is_named_and_given_up() {
     };
     // The second replica has no place: the control planes take no such pods.
     site.kubectl_with("node-1", "apply", SHOP);
-    until("that one server is ready", 60, || {
+    until("that one server is ready", 180, || {
         let ready = site.kubectl(
             "node-1",
             "-n shop get deployment web -o jsonpath={.status.readyReplicas}",
@@ -256,7 +256,7 @@ fn a_drain_that_a_budget_blocks_is_named_and_given_up() {
         "node-1",
         "-n shop patch pdb web --type=merge -p '{\"spec\":{\"minAvailable\":2}}'",
     );
-    until("that the budget counts anew", 30, || {
+    until("that the budget counts anew", 120, || {
         let desired = site.kubectl(
             "node-1",
             "-n shop get pdb web -o jsonpath={.status.desiredHealthy}",

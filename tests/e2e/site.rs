@@ -223,7 +223,7 @@ impl Site {
 
     /// Waits until every pod of the cluster runs and is ready.
     pub fn wait_for_pods(&self, host: &str) {
-        until("that all pods run", 120, || {
+        until("that all pods run", 300, || {
             let pods: Value =
                 serde_json::from_str(&self.kubectl(host, "get pods -A -o json")).unwrap();
             let unready: Vec<_> = pods["items"]

@@ -26,12 +26,21 @@ const PATHS: [(&str, &str); 2] = [
 ];
 
 /// Beginnings of the names of units that come and go.
-const UNITS: [(&str, &str); 5] = [
+const UNITS: [(&str, &str); 11] = [
     ("chasi-agent-", "the agent that looks, or looked"),
     ("session-", "a login over SSH"),
     ("user-", "root's slice, while somebody is logged in"),
     ("user@", "root's service manager, likewise"),
     ("run-", "mounts and scopes of pods' sandboxes"),
+    (
+        "systemd-hostnamed.",
+        "ends by itself when nobody asks for the host's name",
+    ),
+    ("systemd-timedated.", "likewise"),
+    ("systemd-tmpfiles-clean.", "runs 15 minutes after the boot"),
+    ("apt-daily", "by the clock"),
+    ("dpkg-db-backup.", "by the clock"),
+    ("fstrim.", "by the clock"),
 ];
 
 /// Kinds of API objects that change by themselves.
@@ -132,13 +141,19 @@ impl Snapshot {
     /// an install is not the next run's doing.
     pub fn of_settled_objects(site: &Site) -> Snapshot {
         let mut last = Snapshot::of_objects(site);
-        until("that the controllers rest", 120, || {
+        // Some only begin a moment after the others have ended.
+        let mut same = 0;
+        until("that the controllers rest", 300, || {
             let now = Snapshot::of_objects(site);
             let differences = last.differences(&now);
             last = now;
-            match differences.is_empty() {
-                true => Ok(()),
-                false => Err(differences.join("\n")),
+            same = match differences.is_empty() {
+                true => same + 1,
+                false => 0,
+            };
+            match same {
+                0..3 => Err(differences.join("\n")),
+                _ => Ok(()),
             }
         });
         last
@@ -160,6 +175,18 @@ impl Snapshot {
             .chain(new.map(|(key, new)| format!("new: {key}: {new}")))
             .chain(changed.map(|(key, old, new)| format!("changed: {key}\n  {old}\n  {new}")))
             .collect()
+    }
+
+    /// Fails if the hosts do not become what they were: an agent may still be on its
+    /// way out when its controller has ended.
+    pub fn assert_again(&self, lab: &Lab) {
+        until("that the hosts are what they were", 60, || {
+            let differences = self.differences(&Snapshot::of_hosts(lab));
+            match differences.is_empty() {
+                true => Ok(()),
+                false => Err(differences.join("\n")),
+            }
+        });
     }
 
     /// Fails if anything is not the same.

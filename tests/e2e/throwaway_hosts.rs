@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::lab::{Lab, chasi, succeed};
+use crate::lab::{Lab, chasi, succeed, until};
 use crate::site::Site;
 
 #[test]
@@ -20,7 +20,9 @@ fn hosts_are_bare_separate_machines_that_reach_each_other_and_nothing_else() {
         .collect();
     assert_eq!(ids.len(), 2);
     assert_eq!(lab.sh("node-2", "hostname"), "node-2\n");
-    assert_eq!(lab.sh("node-1", "systemctl is-system-running"), "running\n");
+    // Its SSH server answers before all of it has started.
+    let running = "systemctl is-system-running --wait";
+    assert_eq!(lab.sh("node-1", running), "running\n");
     for absent in [
         "iptables",
         "conntrack",
@@ -43,12 +45,12 @@ fn hosts_are_bare_separate_machines_that_reach_each_other_and_nothing_else() {
         .unwrap()
         .to_owned();
     for address in [lab.address("node-2"), second] {
-        assert!(reaches(&lab, "node-1", &address, 22), "{address}");
+        until_reached(&lab, "node-1", &address, 22);
     }
     let machine = lab.address("node-1").replace(".0.11", ".0.1");
     let listener = std::net::TcpListener::bind((machine.as_str(), 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    assert!(reaches(&lab, "node-1", &machine, port), "the machine");
+    until_reached(&lab, "node-1", &machine, port);
     assert!(!reaches(&lab, "node-1", "192.0.2.77", 22), "the world");
 
     // A pod's group is in its host's, and so out of sight of other hosts.
@@ -146,7 +148,7 @@ fn links_are_cut_limited_lossy_and_narrow_until_restored() {
     );
     assert_eq!(condition(), serde_json::json!({"cut": true}));
     lab.run("net", &["node-2", "restore"]);
-    assert!(reaches(&lab, "node-1", &two, 22));
+    until_reached(&lab, "node-1", &two, 22);
     assert_eq!(condition(), serde_json::json!({}));
 
     lab.run("net", &["node-2", "lose", "100"]);
@@ -326,6 +328,15 @@ fn reaches(lab: &Lab, host: &str, address: &str, port: u16) -> bool {
     lab.try_sh(host, &connect).status.success()
 }
 
+/// Waits until a TCP connection from a host succeeds: a busy machine takes its time.
+fn until_reached(lab: &Lab, host: &str, address: &str, port: u16) {
+    let what = format!("that {host} reaches {address}");
+    until(&what, 60, || match reaches(lab, host, address, port) {
+        true => Ok(()),
+        false => Err("nobody answered".into()),
+    });
+}
+
 fn begin_up(name: &str) -> Child {
     chasi()
         .args(["--quiet", "lab", "up", "--hosts", "1", "--name", name])
@@ -405,13 +416,16 @@ impl Machine {
     }
 
     fn assert_same(&self) {
-        let now = Machine::now();
-        let left: Vec<_> = now.0.difference(&self.0).collect();
-        let gone: Vec<_> = self.0.difference(&now.0).collect();
-        assert!(
-            left.is_empty() && gone.is_empty(),
-            "left: {left:#?}\ngone: {gone:#?}"
-        );
+        // The kernel takes a moment to remove what nobody uses any more.
+        until("that the machine is as it was", 60, || {
+            let now = Machine::now();
+            let left: Vec<_> = now.0.difference(&self.0).collect();
+            let gone: Vec<_> = self.0.difference(&now.0).collect();
+            match left.is_empty() && gone.is_empty() {
+                true => Ok(()),
+                false => Err(format!("left: {left:#?}\ngone: {gone:#?}")),
+            }
+        });
     }
 }
 
