@@ -16,7 +16,9 @@ use super::{config, store};
 use crate::cluster::access::{Environment, targets};
 use crate::cluster::check::{self, Phase, Selection};
 use crate::cluster::connect::{LeftOut, Visitor};
+use crate::cluster::nodes::find_unlisted;
 use crate::cluster::run::Request;
+use crate::cluster::unlisted::Unlisted;
 use crate::cluster::{delete, removal, status};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
@@ -26,7 +28,7 @@ use crate::remote::Target;
 use crate::spec::clusterfile::Arguments;
 use crate::spec::clusterfile::edit::{NewHost, edit};
 use crate::spec::patch::patch;
-use crate::spec::{Clusterfile, Host};
+use crate::spec::{Clusterfile, Host, Invalid};
 
 /// Hosts that are given on the command line, in place of a Clusterfile.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
@@ -383,6 +385,56 @@ impl Chosen {
         }
     }
 
+    /// The cluster with nodes that it does not name any more: entered as noted at them,
+    /// and otherwise as the other hosts.
+    pub fn with_unlisted(&self, nodes: &[Unlisted]) -> Result<Chosen> {
+        // Arguments have no names, and one way into all hosts.
+        let is_file = matches!(self.source, Source::Clusterfile(_));
+        let new = nodes.iter().map(|one| {
+            let wrong = |cause: Invalid| {
+                Error::new(Kind::Input, format!("the node `{}` cannot be entered", one.name))
+                    .because(cause.to_string())
+            };
+            let way = one.way.as_ref().filter(|_| is_file);
+            let key = way.and_then(|way| way.host_key.as_deref());
+            let user = way.map(|way| way.user.parse()).transpose();
+            Ok(NewHost {
+                name: match is_file {
+                    true => Some(one.name.parse().map_err(wrong)?),
+                    false => None,
+                },
+                address: one.address.parse().map_err(wrong)?,
+                roles: one.roles,
+                user: user.map_err(wrong)?,
+                port: way.map(|way| way.port),
+                identity_file: None,
+                host_key: key.map(str::parse).transpose().map_err(wrong)?,
+            })
+        });
+        let with = self.edited(&[], &new.collect::<Result<Vec<_>>>()?)?.chosen;
+        let hosts = &with.clusterfile.cluster.hosts;
+        match nodes.iter().find(|one| hosts.get(&one.name).is_none()) {
+            None => Ok(with),
+            Some(one) => Err(Error::new(
+                Kind::Input,
+                format!("the node `{}` has another name in this cluster's description", one.name),
+            )
+            .hint(format!("write a Clusterfile that has a host `{}` at {}", one.name, one.address))),
+        }
+    }
+
+    /// The cluster with all of these hosts: those that it does not name any more are
+    /// asked for in the cluster itself.
+    pub async fn with_named(&self, shell: &Shell, names: &[String]) -> Result<Chosen> {
+        let hosts = &self.clusterfile.cluster.hosts;
+        if names.iter().all(|name| hosts.get(name).is_some()) {
+            return Ok(self.clone());
+        }
+        let mut found = find_unlisted(shell.context(), &self.look(shell)?).await?;
+        found.retain(|one| names.contains(&one.name));
+        self.with_unlisted(&found)
+    }
+
     fn edited_arguments(
         &self,
         image: &str,
@@ -465,7 +517,7 @@ impl Chosen {
             visitor: visitor(shell)?,
             names: names.to_vec(),
             force,
-            successor: false,
+            arriving: Vec::new(),
             drain,
             dry_run,
         })

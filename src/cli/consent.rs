@@ -40,6 +40,16 @@ impl Consent {
         }
     }
 
+    /// Asks what `--yes` does not answer, and a plan's question neither. No, where
+    /// nobody is there or wants to be asked.
+    pub async fn ask_apart(&self, shell: &Shell, plan: &str, question: &str) -> bool {
+        if self.yes || !std::io::stdin().is_terminal() {
+            return false;
+        }
+        shell.message(plan);
+        shell.ask(question).await
+    }
+
     /// Prints a plan or a result.
     pub fn print(
         &self,

@@ -10,10 +10,12 @@ use super::Shell;
 use super::cluster::{Chosen, Edit};
 use super::consent::Consent;
 use super::message::{Style, wrapped};
+use super::node::{Departure, Unlisting};
 use super::reporter::{Phase, duration};
 use super::table::Table;
 use crate::cluster::check::{Finding, Outcome, Selection};
 use crate::cluster::plan::{Action, Plan, Stage};
+use crate::cluster::removal::{Arriving, Report as Removed};
 use crate::cluster::run::{self, Report};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Context, Event};
@@ -40,7 +42,9 @@ pub struct Args {
     /// names of areas, with commas.
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     ignore: Vec<String>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Nodes that the Clusterfile does not name any more")]
+    unlisting: Unlisting,
+    #[command(flatten, next_help_heading = "Options")]
     consent: Consent,
 }
 
@@ -65,38 +69,67 @@ impl Args {
         };
         let selection = Selection::new(&[], &self.ignore)?;
         let request = chosen.request(shell, self.consent.dry_run, selection)?;
-        shell.block_on(apply(shell, &self.consent, request, &chosen, None))
+        let with = With::Unlisting(&self.unlisting);
+        shell.block_on(apply(shell, &self.consent, request, &chosen, with))
     }
 }
 
-/// Brings a cluster to what was asked for: looks, asks, applies, reports. With an
-/// edit of the Clusterfile and whether it is to be written, that is part of it.
+/// What belongs to a run beside the hosts of the Clusterfile.
+pub enum With<'a> {
+    /// Nodes that it does not name any more.
+    Unlisting(&'a Unlisting),
+    /// An edit of it, and whether that is to be written.
+    Edit(&'a Edit, bool),
+}
+
+/// Brings a cluster to what was asked for: looks, asks, applies, reports.
 pub async fn apply(
     shell: &Shell,
     consent: &Consent,
     request: run::Request,
     chosen: &Chosen,
-    edit: Option<(&Edit, bool)>,
+    with: With<'_>,
 ) -> Result<()> {
     let context = shell.context();
     let hosts = chosen.clusterfile.cluster.hosts.iter().count();
     let prepared = run::prepare(context, request).await?;
     tell(context, &prepared.findings);
-    let written = edit.is_some_and(|(_, write)| write);
+    let (edit, unlisting) = match with {
+        With::Unlisting(unlisting) => (None, Some(unlisting)),
+        With::Edit(edit, write) => (Some((edit, write)), None),
+    };
+    let departure = match unlisting {
+        Some(unlisting) => unlisting.look(shell, chosen, &prepared).await,
+        None => Ok(Departure::default()),
+    };
+    let departure = match departure {
+        Ok(departure) => departure,
+        Err(error) => {
+            prepared.abandon().await;
+            return Err(error);
+        }
+    };
     let patch = |written| edit.map_or_else(String::new, |(edit, _)| edit.tell(written));
+    let plan = describe(&prepared.plan, hosts) + &departure.describe();
     if consent.dry_run {
-        let plan = prepared.plan.clone();
+        let value = prepared.plan.clone();
         prepared.abandon().await;
-        return consent.print(shell, &plan, || describe(&plan, hosts) + &patch(false));
+        return consent.print(shell, &departure.beside(&value), || plan + &patch(false));
     }
-    let plan = describe(&prepared.plan, hosts);
     context.emit(Event::Detail {
         host: None,
         text: plan.clone(),
     });
-    if !prepared.plan.is_empty()
-        && let Err(error) = consent.ask(shell, &plan, "Apply this plan?").await
-    {
+    let is_said = unlisting.is_some_and(Unlisting::is_said) && departure.is_possible();
+    let asked = match prepared.plan.is_empty() && !is_said {
+        true => Ok(()),
+        false => consent.ask(shell, &plan, "Apply this plan?").await,
+    };
+    let deletes = match (&asked, unlisting) {
+        (Ok(()), Some(unlisting)) => unlisting.is_wanted(shell, consent, &departure).await,
+        _ => false,
+    };
+    if let Err(error) = asked.and_then(|()| context.check_cancelled()) {
         prepared.abandon().await;
         return Err(error);
     }
@@ -106,10 +139,24 @@ pub async fn apply(
         edit.write()?;
     }
     chosen.remember()?;
+    let arriving = prepared.arriving.clone();
     let report = prepared.apply(context).await?;
-    let summary = Summary::new(shell, &report);
+    // Those that were to come first have not come.
+    let waits = |one: &Arriving| report.left_out.iter().any(|left| left.host == one.name);
+    let removed = match unlisting {
+        Some(unlisting) if deletes && !arriving.iter().any(waits) => {
+            unlisting.delete(shell, &departure).await
+        }
+        _ => {
+            departure.tell_staying(shell);
+            Ok(Removed::default())
+        }
+    };
+    let gone = removed.as_ref().map_or(&[][..], |removed| &removed.removed);
+    let summary = Summary::new(shell, &report, gone);
+    let written = edit.is_some_and(|(_, write)| write);
     consent.print(shell, &summary, || summary.to_string() + &patch(written))?;
-    super::cluster::not_done(&report.left_out)
+    super::cluster::not_done(&[report.left_out, removed?.left_out].concat())
 }
 
 /// The same as a part of something that was asked for already: nothing is asked, and
@@ -241,6 +288,9 @@ fn lines(plan: &Plan, hosts: usize) -> Vec<(String, String)> {
 struct Summary<'a> {
     #[serde(flatten)]
     report: &'a Report,
+    /// Nodes that the Clusterfile did not name any more, and that are gone now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    removed: Vec<String>,
     nodes: Vec<Node<'a>>,
     phases: Vec<Phase>,
     /// All together, which is more than the phases.
@@ -259,8 +309,10 @@ struct Node<'a> {
 }
 
 impl<'a> Summary<'a> {
-    fn new(shell: &Shell, report: &'a Report) -> Self {
-        let nodes = report.state.nodes.iter().map(|node| Node {
+    fn new(shell: &Shell, report: &'a Report, removed: &[String]) -> Self {
+        let nodes = report.state.nodes.iter();
+        let nodes = nodes.filter(|node| !removed.contains(&node.name));
+        let nodes = nodes.map(|node| Node {
             name: &node.name,
             ready: node.ready,
             version: &node.version,
@@ -268,6 +320,7 @@ impl<'a> Summary<'a> {
         });
         Summary {
             report,
+            removed: removed.to_vec(),
             nodes: nodes.collect(),
             phases: shell.phases(),
             seconds: shell.elapsed().as_secs_f64(),
@@ -279,7 +332,7 @@ impl<'a> Summary<'a> {
 impl std::fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (cluster, image) = (&self.report.cluster, &self.report.image);
-        let changed = self.report.steps > 0;
+        let changed = self.report.steps > 0 || !self.removed.is_empty();
         match (changed, self.report.left_out.is_empty()) {
             (false, true) => {
                 writeln!(
@@ -292,6 +345,9 @@ impl std::fmt::Display for Summary<'_> {
         }
         if !self.report.ignored.is_empty() {
             writeln!(f, "Ignored checks: {}.\n", self.report.ignored.join(", "))?;
+        }
+        if !self.removed.is_empty() {
+            writeln!(f, "{} left the cluster.\n", self.removed.join(", "))?;
         }
         let mut nodes = Table::new(["NODE", "STATE", "ROLES", "VERSION"]);
         for node in &self.nodes {
@@ -404,6 +460,7 @@ mod tests {
                 causes: Vec::new(),
                 hints: Vec::new(),
             }],
+            unlisted: Vec::new(),
         }
     }
 

@@ -382,6 +382,7 @@ impl Run<'_> {
                         node: host.node.name.clone(),
                         labels: host.labels.clone(),
                         taints: host.taints.clone(),
+                        way: host.way.clone(),
                         seconds: NODE_PATIENCE,
                     })
                     .await

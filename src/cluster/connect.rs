@@ -116,7 +116,7 @@ pub struct LeftOut {
 
 impl LeftOut {
     /// A host, and everything that its error says.
-    pub(super) fn because(host: impl Into<String>, error: &Error) -> Self {
+    pub fn because(host: impl Into<String>, error: &Error) -> Self {
         let causes: Vec<String> = error.causes().map(ToString::to_string).collect();
         let message = error.to_string();
         let reason = std::iter::once(&message)

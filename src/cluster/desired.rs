@@ -21,11 +21,11 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::host::Recipe;
 use crate::host::facts::Facts;
 use crate::host::hook::{Hook, Peer, Surroundings};
-use crate::kube::{NodeState, Taint};
+use crate::kube::{NodeState, Taint, Way};
 use crate::oci::image::{LABEL_DISTRIBUTION, LABEL_KUBERNETES, Rootfs};
 use crate::oci::{ClusterImage, Platform};
 use crate::spec;
-use crate::spec::cluster::{NodeAddresses, Swap};
+use crate::spec::cluster::{HostKey, NodeAddresses, Swap};
 use crate::spec::plugin::{Phase, PluginName};
 
 /// The taint of a control plane that runs no ordinary pods, and the label of
@@ -68,6 +68,8 @@ pub struct DesiredHost {
     pub labels: BTreeMap<String, String>,
     /// Taints that chasi sets on the node.
     pub taints: Vec<Taint>,
+    /// The way into the host, which chasi notes at the node.
+    pub way: Way,
     /// Whether its etcd is added to a cluster that exists.
     pub joins_etcd: bool,
     /// The names and addresses in its API server's certificate; none on workers.
@@ -79,12 +81,13 @@ pub struct DesiredHost {
 }
 
 impl DesiredHost {
-    /// Whether a node has these labels and taints already.
+    /// Whether a node has these labels and taints already, and the way into its host.
     pub fn metadata_is(&self, node: &NodeState) -> bool {
         self.labels
             .iter()
             .all(|(key, value)| node.labels.get(key) == Some(value))
             && self.taints.iter().all(|taint| node.taints.contains(taint))
+            && node.way.as_ref() == Some(&self.way)
     }
 }
 
@@ -455,6 +458,7 @@ fn host(
         images,
         labels: labels(known.host),
         taints: node.taints.clone(),
+        way: way(known.host),
         joins_etcd: etcd.is_some_and(|etcd| etcd.state == EtcdState::Existing),
         server_names: match node.role {
             Role::ControlPlane => server::wanted(shared, node),
@@ -486,6 +490,20 @@ pub(super) fn labels(host: &spec::cluster::Host) -> BTreeMap<String, String> {
         labels.insert("node-role.kubernetes.io/worker".into(), String::new());
     }
     labels
+}
+
+/// The way into a host, without anything secret.
+pub(super) fn way(host: &spec::cluster::Host) -> Way {
+    let login = &host.ssh.login;
+    Way {
+        address: host.address.to_string(),
+        port: login.port,
+        user: login.user.to_string(),
+        host_key: match &login.host_key {
+            HostKey::Fingerprint(fingerprint) => Some(fingerprint.to_string()),
+            HostKey::KnownHosts(_) => None,
+        },
+    }
 }
 
 fn settings(cluster: &spec::Cluster, host: &spec::cluster::Host) -> crate::host::setting::Settings {

@@ -6,11 +6,14 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::connect;
-use crate::agent::Client;
+use super::status::Request;
+use crate::agent::{self, Client, InstallOptions};
 use crate::agent::calls::distro::ClusterReport;
 use crate::agent::calls::etcd::ReadEtcd;
-use crate::agent::calls::host::HostReport;
+use crate::agent::calls::host::{HostReport, ReadHost};
 use crate::distro::EtcdMember;
+use crate::error::{Error, Kind, Result};
+use crate::event::Context;
 
 /// What it says.
 #[derive(Clone, Debug)]
@@ -39,6 +42,68 @@ pub(super) fn control_planes<'a>(
         .iter()
         .filter(|(_, report)| report.distro.pki.is_some())
         .filter_map(|(name, report)| Some((name.as_str(), report.api?, clients.get(name)?)))
+}
+
+/// A control plane whose API answers, entered on its own.
+pub(super) struct Leader {
+    /// Its agent.
+    pub client: Client,
+    /// The address of its API server.
+    pub address: IpAddr,
+    /// What its API says.
+    pub report: ClusterReport,
+}
+
+/// Enters the first control plane of the Clusterfile whose API answers, passing over
+/// the host `but`.
+pub(super) async fn leader(
+    context: &Context,
+    request: &Request,
+    options: &InstallOptions,
+    but: Option<&str>,
+) -> Result<Leader> {
+    let planes: Vec<&str> = request
+        .cluster
+        .hosts
+        .control_planes()
+        .map(|host| host.name.as_str())
+        .filter(|name| Some(*name) != but)
+        .collect();
+    let mut last = Error::new(Kind::Unreachable, "no control plane can be asked");
+    for target in &request.targets {
+        if !planes.contains(&target.name.as_str()) {
+            continue;
+        }
+        let work = agent::connect(context, target, options);
+        let client = match context.step(Some(&target.name), "connect", work).await {
+            Ok(client) => client,
+            Err(error) => {
+                last = error.on_host(&target.name);
+                continue;
+            }
+        };
+        match ask(&client).await {
+            Ok((address, report)) => {
+                return Ok(Leader {
+                    client,
+                    address,
+                    report,
+                });
+            }
+            Err(error) => last = error.on_host(&target.name),
+        }
+        connect::farewell([client]).await;
+    }
+    Err(last)
+}
+
+async fn ask(client: &Client) -> Result<(IpAddr, ClusterReport)> {
+    let address = client.call(ReadHost {}).await?.api.ok_or_else(|| {
+        Error::new(Kind::Failed, "the host has no API server")
+            .hint("`chasi run` brings the cluster to what its Clusterfile says")
+    })?;
+    let report = connect::ask_api([(address, client)]).await?;
+    Ok((address, report))
 }
 
 /// Asks the first control plane that answers; `None` while none does. One that has

@@ -21,4 +21,5 @@ pub mod removal;
 pub mod run;
 pub mod status;
 pub mod survey;
+pub mod unlisted;
 mod verify;

@@ -7,9 +7,12 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::connect::{LeftOut, Visitor, ask_api, farewell};
-use super::desired;
+use super::live::{self, Leader};
 use super::status::Request;
-use crate::agent::calls::distro::SetNode;
+use super::unlisted::{Unlisted, unlisted};
+use super::desired;
+use crate::agent::calls::distro::{ClusterReport, SetNode};
+use crate::agent::calls::etcd::ReadEtcd;
 use crate::agent::calls::host::{Leave, ReadHost};
 use crate::agent::calls::node::{Drain, Uncordon};
 use crate::agent::{self, Client};
@@ -21,48 +24,20 @@ use crate::kube::drain::{Drained, Options};
 const NODE_PATIENCE: u64 = 30;
 
 /// A control plane whose API answers, entered to change something.
-struct Leader {
-    client: Client,
-    address: IpAddr,
-}
-
-/// The first control plane whose API answers.
 async fn leader(context: &Context, request: &Request) -> Result<Leader> {
-    let planes: Vec<&str> = request
-        .cluster
-        .hosts
-        .control_planes()
-        .map(|host| host.name.as_str())
-        .collect();
-    let mut last = Error::new(Kind::Unreachable, "no control plane can be asked");
-    for target in &request.targets {
-        if !planes.contains(&target.name.as_str()) {
-            continue;
-        }
-        let options = request.visitor.changing(false);
-        let work = agent::connect(context, target, &options);
-        let client = match context.step(Some(&target.name), "connect", work).await {
-            Ok(client) => client,
-            Err(error) => {
-                last = error.on_host(&target.name);
-                continue;
-            }
-        };
-        match address(&client).await {
-            Ok(address) => return Ok(Leader { client, address }),
-            Err(error) => last = error.on_host(&target.name),
-        }
-        farewell([client]).await;
-    }
-    Err(last)
+    live::leader(context, request, &request.visitor.changing(false), None).await
 }
 
-async fn address(client: &Client) -> Result<IpAddr> {
-    let address = client.call(ReadHost {}).await?.api.ok_or_else(|| {
-        Error::new(Kind::Failed, "the host has no API server")
-            .hint("`chasi run` brings the cluster to what its Clusterfile says")
-    })?;
-    ask_api([(address, client)]).await.map(|_| address)
+/// The nodes that are in the cluster, and not in the Clusterfile.
+pub async fn find_unlisted(context: &Context, request: &Request) -> Result<Vec<Unlisted>> {
+    let leader = live::leader(context, request, &request.visitor.looking(), None).await?;
+    let call = ReadEtcd {
+        via: leader.address,
+    };
+    let etcd = leader.client.call(call).await;
+    farewell([leader.client]).await;
+    let nodes = &leader.report.nodes;
+    Ok(unlisted(&request.cluster, nodes, &etcd?))
 }
 
 /// Drains nodes.
@@ -132,6 +107,7 @@ pub async fn set_metadata(
             node: name.clone(),
             labels: desired::labels(host),
             taints: desired::taints(host),
+            way: desired::way(host),
             seconds: NODE_PATIENCE,
         };
         let work = leader.client.call(call);
@@ -223,7 +199,7 @@ async fn is_in_use(
     own: &Client,
     api: Option<IpAddr>,
 ) -> bool {
-    let knows = |report: crate::agent::calls::distro::ClusterReport| {
+    let knows = |report: ClusterReport| {
         report.nodes.iter().any(|node| node.name == name)
     };
     if let Some(address) = api
@@ -231,31 +207,14 @@ async fn is_in_use(
     {
         return knows(report);
     }
-    let planes: Vec<&str> = request
-        .cluster
-        .hosts
-        .control_planes()
-        .map(|host| host.name.as_str())
-        .filter(|plane| *plane != name)
-        .collect();
-    for target in &request.targets {
-        if !planes.contains(&target.name.as_str()) {
-            continue;
+    let options = request.visitor.looking();
+    match live::leader(context, request, &options, Some(name)).await {
+        Ok(leader) => {
+            farewell([leader.client]).await;
+            knows(leader.report)
         }
-        let Ok(client) = agent::connect(context, target, &request.visitor.looking()).await else {
-            continue;
-        };
-        let asked = async {
-            let address = client.call(ReadHost {}).await.ok()?.api?;
-            ask_api([(address, &client)]).await.ok()
-        };
-        let report = asked.await;
-        farewell([client]).await;
-        if let Some(report) = report {
-            return knows(report);
-        }
+        Err(_) => false,
     }
-    false
 }
 
 impl PreparedReset {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::connect::LeftOut;
 use super::desired::{Desired, DesiredHost};
 use super::survey::{HostState, Survey};
+use super::unlisted::Unlisted;
 use crate::digest::Digest;
 use crate::distro::Role;
 use crate::oci::Blob;
@@ -32,6 +33,10 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     /// Hosts that are left for a later run, and why.
     pub left_out: Vec<LeftOut>,
+    /// Nodes that the Clusterfile does not name any more. Not part of the stages: they
+    /// are deleted afterwards, when that is wanted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unlisted: Vec<Unlisted>,
 }
 
 /// Steps that may run at the same time on different hosts.
@@ -252,6 +257,7 @@ pub fn plan(desired: &Desired, survey: &Survey) -> Plan {
         version: desired.cluster.version.clone(),
         stages: stages.finish(survey.nodes.is_some()),
         left_out: survey.left_out.clone(),
+        unlisted: survey.unlisted.clone(),
     }
 }
 

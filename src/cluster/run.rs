@@ -16,7 +16,9 @@ use super::evidence;
 use super::hooks::{self, HookState};
 use super::live::{Live, live};
 use super::plan::{Plan, plan};
+use super::removal::Arriving;
 use super::survey::{HostState, Survey};
+use super::unlisted::unlisted;
 use super::verify::verify;
 use crate::agent::calls::blobs::BlobsMissing;
 use crate::agent::calls::distro::ClusterReport;
@@ -59,6 +61,8 @@ pub struct Prepared {
     pub findings: Vec<Finding>,
     /// The control planes that the cluster stands on: all but those that join.
     members: BTreeSet<String>,
+    /// The hosts that join a cluster that is in use, and that nothing is wrong with.
+    pub arriving: Vec<Arriving>,
 }
 
 /// How a run ended.
@@ -98,6 +102,7 @@ async fn examine(context: &Context, request: Request) -> Result<Prepared> {
             plan: found.plan,
             findings: found.findings,
             members: found.members,
+            arriving: found.arriving,
         }),
         Err(error) => {
             farewell(clients.into_values()).await;
@@ -112,6 +117,7 @@ struct Found {
     plan: Plan,
     findings: Vec<Finding>,
     members: BTreeSet<String>,
+    arriving: Vec<Arriving>,
 }
 
 /// Looks at the hosts that can be reached. A host that only comes to a cluster that
@@ -145,7 +151,12 @@ async fn explore(
         );
         let error = match looked.await {
             Ok((desired, plan, findings)) => {
+                let joins = |host: &&spec::Host| {
+                    joining.contains(host.name.as_str()) && reports.contains_key(host.name.as_str())
+                };
+                let arriving = request.cluster.hosts.iter().filter(joins);
                 return Ok(Found {
+                    arriving: arriving.map(Arriving::of).collect(),
                     desired,
                     plan,
                     findings,
@@ -210,10 +221,12 @@ async fn look(
     let etcd = live.map_or(&[][..], |live| &live.etcd);
     let desired = desired(&request.cluster, image, &known, etcd)?;
     let hosts = survey(&desired, clients, reports, image).await?;
+    let nodes = live.map(|live| live.report.nodes.clone());
     let survey = Survey {
         hosts,
         left_out: left_out.to_vec(),
-        nodes: live.map(|live| live.report.nodes.clone()),
+        unlisted: unlisted(cluster, nodes.as_deref().unwrap_or_default(), etcd),
+        nodes,
         etcd: etcd.to_vec(),
     };
     let plan = plan(&desired, &survey);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::connect::LeftOut;
 use super::hooks::HookState;
+use super::unlisted::Unlisted;
 use crate::agent::calls::distro::HostDistroState;
 use crate::digest::Digest;
 use crate::distro::EtcdMember;
@@ -21,6 +22,8 @@ pub struct Survey {
     pub nodes: Option<Vec<NodeState>>,
     /// The members of etcd; none when it cannot be asked.
     pub etcd: Vec<EtcdMember>,
+    /// The nodes that the Clusterfile does not name any more.
+    pub unlisted: Vec<Unlisted>,
 }
 
 /// What decides over a host's part in the plan.

@@ -15,7 +15,7 @@ mod pod;
 
 pub use apply::{ObjectName, apply, parse_objects};
 pub use client::Connection;
-pub use node::{NodeState, Taint, delete as delete_node, nodes, set_metadata};
+pub use node::{NodeState, Taint, Way, delete as delete_node, nodes, set_metadata};
 pub use pod::{PodState, Trouble, system_pods};
 
 /// The name under which chasi owns fields of objects.

@@ -1,6 +1,8 @@
-//! Nodes: what they are, and the labels and taints that the Clusterfile gives.
+//! Nodes: what they are, the labels and taints that the Clusterfile gives, and the
+//! way into their hosts, which is noted at them.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
@@ -19,6 +21,22 @@ pub struct Taint {
     pub value: String,
     /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
     pub effect: String,
+}
+
+/// How SSH reaches a node's host, as it was when chasi last set the node: kept at the
+/// node itself, for when no Clusterfile names the host any more. No secrets.
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Way {
+    /// An IP address or a DNS name.
+    pub address: String,
+    /// The port of its SSH server.
+    pub port: u16,
+    /// Who to log in as.
+    pub user: String,
+    /// The fingerprint of its key, where the Clusterfile had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_key: Option<String>,
 }
 
 /// What the API says of a node.
@@ -43,6 +61,12 @@ pub struct NodeState {
     pub taints: Vec<Taint>,
     /// When the node object was created, RFC 3339.
     pub created: Option<String>,
+    /// Its first address in the cluster.
+    pub address: Option<IpAddr>,
+    /// Whether chasi made it a node.
+    pub ours: bool,
+    /// The way into its host, where it was noted.
+    pub way: Option<Way>,
 }
 
 impl NodeState {
@@ -71,6 +95,7 @@ pub async fn nodes(connection: &Connection) -> Result<Vec<NodeState>> {
 fn state(node: Node) -> NodeState {
     let status = node.status.unwrap_or_default();
     let spec = node.spec.unwrap_or_default();
+    let annotations = node.metadata.annotations.unwrap_or_default();
     let ready = status
         .conditions
         .iter()
@@ -87,10 +112,7 @@ fn state(node: Node) -> NodeState {
             .map(|info| info.kubelet_version)
             .unwrap_or_default(),
         unschedulable: spec.unschedulable.unwrap_or(false),
-        drained_by: node
-            .metadata
-            .annotations
-            .and_then(|mut all| all.remove(DRAINED_BY)),
+        drained_by: annotations.get(DRAINED_BY).cloned(),
         labels: node.metadata.labels.unwrap_or_default(),
         taints: spec
             .taints
@@ -106,6 +128,16 @@ fn state(node: Node) -> NodeState {
             .metadata
             .creation_timestamp
             .map(|time| time.0.to_string()),
+        address: status
+            .addresses
+            .iter()
+            .flatten()
+            .find(|address| address.type_ == "InternalIP")
+            .and_then(|address| address.address.parse().ok()),
+        ours: annotations.contains_key(OWN_TAINTS),
+        way: annotations
+            .get(WAY)
+            .and_then(|text| serde_json::from_str(text).ok()),
     }
 }
 
@@ -113,17 +145,23 @@ fn state(node: Node) -> NodeState {
 /// from those of others: the API keeps the list of taints as one field.
 const OWN_TAINTS: &str = "chasi.dev/taints";
 
-/// Gives a node exactly these labels and taints of chasi's. Labels and taints of
-/// others stay; those that chasi set earlier and no longer wants go.
+/// Holds the [`Way`] into the node's host, as JSON.
+const WAY: &str = "chasi.dev/host";
+
+/// Gives a node exactly these labels and taints of chasi's, and notes the way into its
+/// host. Labels and taints of others stay; those that chasi set earlier and no longer
+/// wants go.
 pub async fn set_metadata(
     connection: &Connection,
     name: &str,
     labels: &BTreeMap<String, String>,
     taints: &[Taint],
+    way: &Way,
 ) -> Result<()> {
     let problem = || format!("cannot set labels and taints of the node `{name}`");
     let api: Api<Node> = Api::all(connection.client().clone());
     let own = serde_json::to_string(taints).or_err(Kind::Failed, problem)?;
+    let way = serde_json::to_string(way).or_err(Kind::Failed, problem)?;
     // The taints are written first and only onto the version that was read: the
     // node controllers write the same list.
     let node = api.get(name).await.or_err(Kind::Failed, problem)?;
@@ -141,7 +179,9 @@ pub async fn set_metadata(
     let patch = serde_json::json!({
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": { "name": name, "labels": labels, "annotations": { OWN_TAINTS: own } },
+        "metadata": {
+            "name": name, "labels": labels, "annotations": { OWN_TAINTS: own, WAY: way },
+        },
     });
     api.patch(
         name,
@@ -191,6 +231,37 @@ mod tests {
             key: key.into(),
             value: String::new(),
             effect: "NoSchedule".into(),
+        }
+    }
+
+    #[test]
+    fn the_way_into_a_host_is_read_from_its_node() {
+        let way = Way {
+            address: "10.0.0.9".into(),
+            port: 2222,
+            user: "ops".into(),
+            host_key: None,
+        };
+        let text = serde_json::to_string(&way).unwrap();
+        assert_eq!(text, r#"{"address":"10.0.0.9","port":2222,"user":"ops"}"#);
+        for (annotations, ours, expected) in [
+            (serde_json::json!({ OWN_TAINTS: "[]", WAY: text }), true, Some(way)),
+            // Of an earlier chasi; damaged; of somebody else.
+            (serde_json::json!({ OWN_TAINTS: "[]" }), true, None),
+            (serde_json::json!({ OWN_TAINTS: "[]", WAY: "{" }), true, None),
+            (serde_json::json!({}), false, None),
+        ] {
+            let node: Node = serde_json::from_value(serde_json::json!({
+                "metadata": { "name": "a", "annotations": annotations },
+                "status": { "addresses": [
+                    { "type": "Hostname", "address": "a" },
+                    { "type": "InternalIP", "address": "10.1.0.9" },
+                ] },
+            }))
+            .unwrap();
+            let state = state(node);
+            assert_eq!((state.ours, state.way), (ours, expected));
+            assert_eq!(state.address, Some([10, 1, 0, 9].into()));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Nodes that come and go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Output;
 
@@ -110,6 +110,42 @@ fn staying_pods(site: &Site) -> BTreeSet<String> {
     ids.split_whitespace().map(str::to_owned).collect()
 }
 
+/// The containers of workloads on these nodes, by pod and name: how often they were
+/// restarted, and since when they run. Pods that go, or are still to start, do not count.
+fn containers(site: &Site, nodes: &[&str]) -> BTreeMap<String, String> {
+    let pods = site.kubectl("node-1", "get pods -A -o json");
+    let pods: Value = serde_json::from_str(&pods).unwrap();
+    let is_workload = |pod: &&Value| {
+        let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+        nodes.contains(&node)
+            && pod["metadata"]["deletionTimestamp"].is_null()
+            && pod["metadata"]["ownerReferences"][0]["kind"] != "Node"
+    };
+    let mut found = BTreeMap::new();
+    for pod in pods["items"].as_array().unwrap().iter().filter(is_workload) {
+        let containers = pod["status"]["containerStatuses"].as_array();
+        for container in containers.into_iter().flatten() {
+            let (name, uid) = (&pod["metadata"]["name"], &pod["metadata"]["uid"]);
+            let running = &container["state"]["running"];
+            if !running.is_null() {
+                found.insert(
+                    format!("{name} {uid} {}", container["name"]),
+                    format!("{} restarts, {}", container["restartCount"], running["startedAt"]),
+                );
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{pods:#}");
+    found
+}
+
+/// Every container that was there is there still, and runs since then.
+fn assert_none_restarted(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) {
+    for (container, since) in before {
+        assert_eq!(after.get(container), Some(since), "{container}: {after:#?}");
+    }
+}
+
 /// Begins to ask the Service again and again on the first node, which stays, a line for
 /// each request.
 fn start_client(site: &Site) {
@@ -152,7 +188,8 @@ fn nodes_come_and_go_under_a_client_that_notices_nothing() {
     for host in ["node-2", "node-3"] {
         text = without_host(&text, host);
     }
-    let text = text.replacen("[control-plane]", "[control-plane, worker]", 1);
+    let small = text.replacen("[control-plane]", "[control-plane, worker]", 1);
+    let text = small.clone();
     site.write("growing", &text);
     succeed(&mut site.chasi_with(&["run", "--yes"], "growing"));
     let cluster = Cluster {
@@ -165,6 +202,8 @@ fn nodes_come_and_go_under_a_client_that_notices_nothing() {
         "-n shop rollout status deployment web --timeout=120s",
     );
     start_client(&site);
+    let stay = ["node-1", WORKER];
+    let at_first = containers(&site, &stay);
 
     // From 1 + 1 to 3 + 2. One of those that come does not answer, and the others do
     // not wait for it.
@@ -183,6 +222,7 @@ fn nodes_come_and_go_under_a_client_that_notices_nothing() {
     assert_eq!(cluster.ready().len(), 5);
     assert_eq!(cluster.etcd("node-3"), "etcd now: 3 of 3 healthy, 2 needed");
     cluster.assert_nothing_to_do();
+    assert_none_restarted(&at_first, &containers(&site, &stay));
 
     // The servers go to where nodes will leave.
     site.kubectl("node-1", &format!("cordon node-1 {WORKER}"));
@@ -193,19 +233,35 @@ fn nodes_come_and_go_under_a_client_that_notices_nothing() {
     );
     site.kubectl("node-1", &format!("uncordon node-1 {WORKER}"));
 
-    // And back.
+    // And back, by the list alone. That somebody wants the run does not mean that he
+    // wants nodes to go.
+    let before_the_way_back = containers(&site, &stay);
     let gone = ["node-2", "node-3", SPARE];
-    let delete = [
-        &["delete"],
-        &gone[..],
-        &["--yes", "--write", "--delete-emptydir-data"],
-    ]
-    .concat();
-    cluster.node(&delete);
-    assert_eq!(cluster.ready(), ["node-1", WORKER]);
-    assert_eq!(site.text("growing"), text);
+    site.write("growing", &small);
+    let run = |more: &[&str]| {
+        let run = [&["run", "--delete-emptydir-data"], more].concat();
+        site.chasi_with(&run, "growing")
+    };
+    let plan = succeed(&mut run(&["--dry-run", "--format", "json"]));
+    let plan: Value = serde_json::from_str(&plan).unwrap();
+    let names = |list: &Value, field: &str| {
+        let names = list.as_array().unwrap().iter();
+        let names = names.map(|one| one[field].as_str().unwrap().to_owned());
+        names.collect::<BTreeSet<_>>()
+    };
+    assert_eq!(names(&plan["unlisted"], "name"), names(&plan["removal"]["steps"], "node"));
+    assert_eq!(names(&plan["unlisted"], "name"), gone.map(str::to_owned).into());
+    assert_eq!(plan["removal"]["quorum"][0], "etcd now: 3 of 3 healthy, 2 needed");
+    let kept = run(&["--yes"]).output().unwrap();
+    let said = String::from_utf8_lossy(&kept.stderr).into_owned();
+    assert!(kept.status.success(), "{said}");
+    assert!(said.contains("--delete-unlisted"), "{said}");
+    assert_eq!(names(&cluster.json(&["list"]), "name").len(), 5);
+    succeed(&mut run(&["--yes", "--delete-unlisted"]));
+    assert_eq!(cluster.ready(), stay);
     cluster.assert_bare(&gone);
     cluster.assert_nothing_to_do();
+    assert_none_restarted(&before_the_way_back, &containers(&site, &stay));
 
     let log = site.lab.sh("node-1", "cat /run/client.log");
     let failed: Vec<&str> = log.lines().filter(|line| *line != "ok").collect();

@@ -10,7 +10,7 @@ use super::super::{Call, Effect};
 use crate::digest::Digest;
 use crate::distro::kubeadm::credential::{Membership, Request, Server, Signed};
 use crate::distro::kubeadm::pki::Authorities;
-use crate::kube::{NodeState, ObjectName, PodState, Taint};
+use crate::kube::{NodeState, ObjectName, PodState, Taint, Way};
 
 /// What the distribution has on this host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -229,7 +229,8 @@ impl Call for ClusterState {
     const EFFECT: Effect = Effect::Reads;
 }
 
-/// Gives a node the labels and taints of the Clusterfile, once it has registered.
+/// Gives a node the labels and taints of the Clusterfile, once it has registered, and
+/// notes the way into its host at it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SetNode {
     /// The host's node address, where the API server is.
@@ -240,6 +241,8 @@ pub struct SetNode {
     pub labels: BTreeMap<String, String>,
     /// Its taints.
     pub taints: Vec<Taint>,
+    /// The way into its host.
+    pub way: Way,
     /// How long to wait for the node to register, in seconds.
     pub seconds: u64,
 }

@@ -130,7 +130,7 @@ impl Args {
             &self.consent,
             request,
             &edit.chosen,
-            Some((&edit, self.write)),
+            run::With::Edit(&edit, self.write),
         );
         shell.block_on(work)
     }

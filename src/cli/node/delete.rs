@@ -15,8 +15,8 @@ use crate::event::Event;
 /// before chasi came.
 ///
 /// Refused when etcd would lose its majority, or when pods would have no place. The
-/// change to the Clusterfile is printed, or made with `--write`. Running it again
-/// does what is left.
+/// change to the Clusterfile is printed, or made with `--write`; a node that it does
+/// not name any more can be deleted as well. Running it again does what is left.
 #[derive(clap::Args)]
 pub struct Args {
     /// The nodes.
@@ -47,15 +47,18 @@ impl Args {
     /// Looks, asks, removes, and tells the others.
     pub fn run(self, shell: &Shell) -> Result<()> {
         let chosen = self.known.choose(shell)?;
-        known_hosts(&chosen, &self.nodes)?;
-        let names: Vec<&str> = self.nodes.iter().map(String::as_str).collect();
+        let hosts = &chosen.clusterfile.cluster.hosts;
+        let listed = self.nodes.iter().map(String::as_str);
+        let listed: Vec<&str> = listed.filter(|name| hosts.get(name).is_some()).collect();
         // Why none may be left is told better by who counts them.
-        let edit = chosen.edited(&names, &[]);
+        let edit = chosen.edited(&listed, &[]);
         let drain = self.moving.options(self.force, true);
         let dry_run = self.consent.dry_run;
-        let request = chosen.removal(shell, &self.nodes, self.force, drain, dry_run)?;
         shell.block_on(async {
             let context = shell.context();
+            let with = chosen.with_named(shell, &self.nodes).await?;
+            known_hosts(&with, &self.nodes)?;
+            let request = with.removal(shell, &self.nodes, self.force, drain, dry_run)?;
             let prepared = removal::prepare(context, request).await?;
             let edit = match edit {
                 Ok(edit) => edit,

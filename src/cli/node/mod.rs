@@ -7,10 +7,12 @@ mod list;
 mod metadata;
 mod replace;
 mod reset;
+mod unlisted;
 
 use clap::Subcommand;
 
 pub use add::Access;
+pub use unlisted::{Departure, Unlisting};
 
 use super::Shell;
 use super::cluster::Chosen;

@@ -5,7 +5,7 @@ use super::super::consent::Consent;
 use super::super::{Shell, run};
 use super::delete::{describe, settle};
 use super::{Access, Moving, known_hosts};
-use crate::cluster::removal::{self, Report};
+use crate::cluster::removal::{self, Arriving, Report};
 use crate::error::{Error, Kind, Result};
 
 /// Put a new host in the place of a node: it joins and is healthy first, then the
@@ -65,7 +65,7 @@ impl Args {
 
     /// A control plane that is dead: its member goes first.
     async fn dead(&self, shell: &Shell, chosen: &Chosen, after: &Edit) -> Result<()> {
-        let prepared = self.prepare(shell, chosen, false).await?;
+        let prepared = self.prepare(shell, chosen, Vec::new()).await?;
         let plan = format!(
             "{}\nThen `{}` joins: with the dead member still counted, it would be one of {} that need more than are alive.\n",
             describe(&prepared.plan),
@@ -94,7 +94,9 @@ impl Args {
     /// Any other: the new one is healthy first.
     async fn alive(&self, shell: &Shell, both: &Edit, after: &Edit) -> Result<()> {
         // Looked at before the new one joins: what cannot go is told now.
-        let prepared = self.prepare(shell, &both.chosen, true).await?;
+        let hosts = both.chosen.clusterfile.cluster.hosts.iter();
+        let arriving = hosts.last().map(Arriving::of).into_iter().collect();
+        let prepared = self.prepare(shell, &both.chosen, arriving).await?;
         let removal = prepared.plan.clone();
         prepared.abandon().await;
         let plan = format!(
@@ -114,7 +116,7 @@ impl Args {
             run::follow(shell, &both.chosen).await?;
         }
         let report = self
-            .prepare(shell, &both.chosen, false)
+            .prepare(shell, &both.chosen, Vec::new())
             .await?
             .apply(shell.context())
             .await?;
@@ -122,18 +124,18 @@ impl Args {
         self.conclude(shell, after, &report)
     }
 
-    /// With a `successor` the new one counts, although it has not joined yet.
+    /// Those that are `arriving` count, although they have not joined yet.
     async fn prepare(
         &self,
         shell: &Shell,
         chosen: &Chosen,
-        successor: bool,
+        arriving: Vec<Arriving>,
     ) -> Result<removal::Prepared> {
         let drain = self.moving.options(self.force, true);
         let names = std::slice::from_ref(&self.old);
         let request = chosen.removal(shell, names, self.force, drain, self.consent.dry_run)?;
         let request = removal::Request {
-            successor,
+            arriving,
             ..request
         };
         removal::prepare(shell.context(), request).await

@@ -28,8 +28,8 @@ use crate::error::{Error, Kind, Result};
 use crate::event::{Context, Event};
 use crate::kube::drain::{Options, Simulation};
 use crate::remote::Target;
-use crate::spec;
 use crate::spec::plugin::Phase;
+use crate::spec::{self, Roles};
 
 /// How long an etcd that goes on alone may take, in seconds.
 const RECOVERY: u64 = 180;
@@ -46,13 +46,32 @@ pub struct Request {
     pub names: Vec<String>,
     /// Whether hosts that are dead go too, and pods that nothing makes anew.
     pub force: bool,
-    /// Whether one of the same kind comes first: then it counts as there already,
-    /// with room for what must move.
-    pub successor: bool,
+    /// Hosts that come before these go: they count as there already, with room for
+    /// what must move.
+    pub arriving: Vec<Arriving>,
     /// How they are drained.
     pub drain: Options,
     /// Whether only to look.
     pub dry_run: bool,
+}
+
+/// A host that will be a node.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Arriving {
+    /// Its name.
+    pub name: String,
+    /// What it will do.
+    pub roles: Roles,
+}
+
+impl Arriving {
+    /// A host of the Clusterfile.
+    pub fn of(host: &spec::Host) -> Self {
+        Arriving {
+            name: host.name.to_string(),
+            roles: host.roles,
+        }
+    }
 }
 
 /// What is to be done.
@@ -66,6 +85,16 @@ pub struct Plan {
     pub quorum: Vec<String>,
     /// What may go wrong, or take long.
     pub doubts: Vec<String>,
+}
+
+impl Plan {
+    /// The nodes that go, each once.
+    pub fn nodes(&self) -> Vec<String> {
+        let going = self.steps.iter();
+        let going = going.filter(|step| step.action != Action::RecoverEtcd);
+        let names: BTreeSet<&String> = going.map(|step| &step.node).collect();
+        names.into_iter().cloned().collect()
+    }
 }
 
 /// One thing to do.
@@ -296,6 +325,14 @@ impl Known<'_> {
         Ok(plan)
     }
 
+    /// Those that come first and do this.
+    fn arriving(&self, does: impl Fn(Roles) -> bool) -> impl Iterator<Item = &str> {
+        let hosts = self.request.arriving.iter();
+        hosts
+            .filter(move |host| does(host.roles))
+            .map(|host| host.name.as_str())
+    }
+
     fn is_node(&self, name: &str) -> bool {
         let nodes = self.live.iter().flat_map(|live| &live.report.nodes);
         nodes.into_iter().any(|node| node.name == name)
@@ -347,12 +384,13 @@ impl Known<'_> {
                 }
             })
             .collect();
-        if self.request.successor && voters.iter().any(|voter| voter.leaving) {
-            voters.push(Voter {
-                name: "the new one".to_owned(),
+        if voters.iter().any(|voter| voter.leaving) {
+            let arriving = self.arriving(|roles| roles.is_control_plane());
+            voters.extend(arriving.map(|name| Voter {
+                name: name.to_owned(),
                 healthy: true,
                 leaving: false,
-            });
+            }));
         }
         let learners = learning
             .into_iter()
@@ -443,7 +481,7 @@ impl Known<'_> {
                 false => error.hint(format!("add `{}`, when that is meant", options.join(" "))),
             });
         }
-        if self.request.successor {
+        if self.arriving(|_| true).next().is_some() {
             simulation.homeless.clear();
         }
         if !simulation.homeless.is_empty() && !self.request.force {
@@ -467,9 +505,10 @@ impl Known<'_> {
         Ok(simulation)
     }
 
-    /// The first control plane that stays.
+    /// The first control plane that stays; to be asked only, one that goes will do.
     fn leader(&self) -> Result<(IpAddr, &Client)> {
         leader(self.clients, self.reports, &self.leaving)
+            .or_else(|_| leader(self.clients, self.reports, &BTreeSet::new()))
     }
 }
 

@@ -240,6 +240,9 @@ fn inspection() -> ClusterInspection {
         taints: Vec::new(),
         created: None,
         drained_by: None,
+        address: None,
+        ours: true,
+        way: None,
     };
     let names = ["m1", "w1", "w2"];
     ClusterInspection {

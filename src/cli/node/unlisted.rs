@@ -1,0 +1,222 @@
+//! Nodes that the Clusterfile does not name any more, as `chasi run` meets them: shown,
+//! asked for apart, and deleted once the others are as it says.
+
+use serde::Serialize;
+
+use super::super::Shell;
+use super::super::cluster::Chosen;
+use super::super::consent::Consent;
+use super::Moving;
+use super::delete::describe;
+use crate::cluster::connect::LeftOut;
+use crate::cluster::removal::{self, Arriving, Report};
+use crate::cluster::run;
+use crate::cluster::unlisted::Unlisted;
+use crate::error::{Error, Kind, Result};
+
+/// Whether they are deleted, and how their pods are moved.
+#[derive(clap::Args)]
+pub struct Unlisting {
+    /// Delete nodes that the Clusterfile does not name any more, as `chasi node delete`
+    /// does, once the others are as it says. Without, it is asked on a terminal, and
+    /// elsewhere they stay: `--yes` is no answer to that.
+    #[arg(long)]
+    delete_unlisted: bool,
+    #[command(flatten)]
+    moving: Moving,
+}
+
+/// What was found out about them before anything was changed.
+#[derive(Default)]
+pub struct Departure {
+    /// The cluster with those that can go, and what is done then.
+    removal: Option<(Chosen, removal::Plan)>,
+    /// Those that cannot, and why.
+    stay: Vec<LeftOut>,
+}
+
+/// The part of a plan that is about them, beside the plan itself.
+#[derive(Serialize)]
+pub struct Planned<'a, T> {
+    /// The plan of the others.
+    #[serde(flatten)]
+    plan: &'a T,
+    /// What is done afterwards with those that go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removal: Option<&'a removal::Plan>,
+    /// Those that cannot go, and why.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    unlisted_staying: &'a [LeftOut],
+}
+
+impl Unlisting {
+    /// Looks whether they can go when those that are to come have come. Fails only when
+    /// it was said that they go.
+    pub async fn look(
+        &self,
+        shell: &Shell,
+        chosen: &Chosen,
+        prepared: &run::Prepared,
+    ) -> Result<Departure> {
+        let mut going: Vec<Unlisted> = prepared.plan.unlisted.clone();
+        let mut departure = Departure::default();
+        while !going.is_empty() {
+            let error = match self.look_at(shell, chosen, &going, &prepared.arriving).await {
+                Ok(removal) => {
+                    departure.removal = Some(removal);
+                    break;
+                }
+                Err(error) if error.kind() == Kind::Interrupted => return Err(error),
+                Err(error) => error,
+            };
+            // One that cannot be reached does not keep the others from going.
+            let dead = error.host().filter(|_| error.kind() == Kind::Unreachable);
+            let dead = going.iter().position(|one| Some(one.name.as_str()) == dead);
+            match dead {
+                Some(at) => {
+                    let name = going.remove(at).name;
+                    departure.stay.push(LeftOut::because(&name, &advised(error, &name)));
+                }
+                None if self.delete_unlisted => return Err(error),
+                None => {
+                    let stay = going.drain(..);
+                    let stay = stay.map(|one| LeftOut::because(one.name, &error));
+                    departure.stay.extend(stay);
+                }
+            }
+        }
+        Ok(departure)
+    }
+
+    async fn look_at(
+        &self,
+        shell: &Shell,
+        chosen: &Chosen,
+        going: &[Unlisted],
+        arriving: &[Arriving],
+    ) -> Result<(Chosen, removal::Plan)> {
+        let with = chosen.with_unlisted(going)?;
+        let request = removal::Request {
+            arriving: arriving.to_vec(),
+            ..self.request(shell, &with, &names(going), true)?
+        };
+        let prepared = removal::prepare(shell.context(), request).await?;
+        let plan = prepared.plan.clone();
+        prepared.abandon().await;
+        Ok((with, plan))
+    }
+
+    fn request(
+        &self,
+        shell: &Shell,
+        with: &Chosen,
+        names: &[String],
+        dry_run: bool,
+    ) -> Result<removal::Request> {
+        let drain = self.moving.options(false, true);
+        with.removal(shell, names, false, drain, dry_run)
+    }
+
+    /// Whether it was said that they go.
+    pub fn is_said(&self) -> bool {
+        self.delete_unlisted
+    }
+
+    /// Whether those that can go are to go: it was said, or is said now.
+    pub async fn is_wanted(
+        &self,
+        shell: &Shell,
+        consent: &Consent,
+        departure: &Departure,
+    ) -> bool {
+        let Some((_, plan)) = &departure.removal else {
+            return false;
+        };
+        let question = format!(
+            "Delete {}, which the Clusterfile does not name any more?",
+            plan.nodes().join(", ")
+        );
+        let text = departure.describe();
+        self.delete_unlisted || consent.ask_apart(shell, &text, &question).await
+    }
+
+    /// Deletes those that can go; what speaks against it is asked anew.
+    pub async fn delete(&self, shell: &Shell, departure: &Departure) -> Result<Report> {
+        let Some((with, plan)) = &departure.removal else {
+            return Ok(Report::default());
+        };
+        let request = self.request(shell, with, &plan.nodes(), false)?;
+        let prepared = removal::prepare(shell.context(), request).await?;
+        prepared.apply(shell.context()).await
+    }
+}
+
+impl Departure {
+    /// Whether something is deleted when that is wanted.
+    pub fn is_possible(&self) -> bool {
+        self.removal.is_some()
+    }
+
+    /// Itself beside the plan of the others.
+    pub fn beside<'a, T>(&'a self, plan: &'a T) -> Planned<'a, T> {
+        Planned {
+            plan,
+            removal: self.removal.as_ref().map(|(_, plan)| plan),
+            unlisted_staying: &self.stay,
+        }
+    }
+
+    /// It for people.
+    pub fn describe(&self) -> String {
+        let mut text = String::new();
+        if let Some((_, plan)) = &self.removal {
+            text += &format!(
+                "\nThe Clusterfile does not name {} any more. Afterwards, when that is wanted:\n{}",
+                plan.nodes().join(", "),
+                describe(plan)
+            );
+        }
+        for one in &self.stay {
+            text += &format!(
+                "\nThe Clusterfile does not name {} any more, and it cannot be deleted: {}\n",
+                one.host, one.reason
+            );
+            let hints = one.hints.iter().map(|hint| format!("  {hint}\n"));
+            text.extend(hints);
+        }
+        text
+    }
+
+    /// Says which nodes stay, and what deletes them.
+    pub fn tell_staying(&self, shell: &Shell) {
+        if let Some((_, plan)) = &self.removal {
+            let names = plan.nodes();
+            shell.context().warn(format!(
+                "{} stays, although the Clusterfile does not name it any more: `chasi run` with `--delete-unlisted` deletes it, and so does `chasi node delete {}`",
+                names.join(", "),
+                names.join(" ")
+            ));
+        }
+        for one in &self.stay {
+            let advice: Vec<String> = one.hints.iter().map(|hint| format!("; {hint}")).collect();
+            shell.context().warn(format!(
+                "{} stays, although the Clusterfile does not name it any more: {}{}",
+                one.host,
+                one.reason,
+                advice.concat()
+            ));
+        }
+    }
+}
+
+fn names(nodes: &[Unlisted]) -> Vec<String> {
+    nodes.iter().map(|one| one.name.clone()).collect()
+}
+
+/// A node whose host cannot be reached, and what to type.
+fn advised(error: Error, name: &str) -> Error {
+    let told = Error::new(Kind::Unreachable, "its host cannot be reached");
+    told.because(error).hint(format!(
+        "make it reachable and run this again; or `chasi node delete {name} --force`, when it is gone for good"
+    ))
+}
