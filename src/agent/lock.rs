@@ -98,6 +98,17 @@ impl ClusterLock {
         Ok(lock)
     }
 
+    /// Does work under the lock, which ends when the lock is lost, and releases it.
+    pub async fn around<T>(self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let result = tokio::select! {
+            result = work => result,
+            lost = self.watch() => return Err(lost),
+        };
+        let released = self.release().await;
+        let done = result?;
+        released.map(|()| done)
+    }
+
     /// The number that goes with this holding of the lock.
     pub fn fence(&self) -> u64 {
         self.record.fence

@@ -392,8 +392,11 @@ impl Chosen {
         let is_file = matches!(self.source, Source::Clusterfile(_));
         let new = nodes.iter().map(|one| {
             let wrong = |cause: Invalid| {
-                Error::new(Kind::Input, format!("the node `{}` cannot be entered", one.name))
-                    .because(cause.to_string())
+                Error::new(
+                    Kind::Input,
+                    format!("the node `{}` cannot be entered", one.name),
+                )
+                .because(cause.to_string())
             };
             let way = one.way.as_ref().filter(|_| is_file);
             let key = way.and_then(|way| way.host_key.as_deref());
@@ -417,9 +420,15 @@ impl Chosen {
             None => Ok(with),
             Some(one) => Err(Error::new(
                 Kind::Input,
-                format!("the node `{}` has another name in this cluster's description", one.name),
+                format!(
+                    "the node `{}` has another name in this cluster's description",
+                    one.name
+                ),
             )
-            .hint(format!("write a Clusterfile that has a host `{}` at {}", one.name, one.address))),
+            .hint(format!(
+                "write a Clusterfile that has a host `{}` at {}",
+                one.name, one.address
+            ))),
         }
     }
 

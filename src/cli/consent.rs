@@ -3,8 +3,12 @@
 
 use std::io::IsTerminal as _;
 
+use serde::Serialize;
+
 use super::{Format, Shell};
+use crate::cluster::connect::Prepared;
 use crate::error::{Error, Kind, Result};
+use crate::event::Event;
 
 /// How to show and confirm a plan.
 #[derive(clap::Args)]
@@ -18,6 +22,16 @@ pub struct Consent {
     /// How to print the plan of a dry run, and the result.
     #[arg(long, value_enum, default_value = "table", value_name = "FORMAT")]
     format: Format,
+}
+
+/// A change, as it is shown before it is made.
+pub struct Shown<'a, T> {
+    /// For programs.
+    pub value: T,
+    /// For people.
+    pub text: &'a str,
+    /// What a dry run says of the Clusterfile beside it.
+    pub patch: String,
 }
 
 impl Consent {
@@ -40,6 +54,38 @@ impl Consent {
         }
     }
 
+    /// What becomes of a change that was looked at: it is given back when it is to be
+    /// made. In a dry run it is shown and given up; without consent it is given up too.
+    /// Where there is no question, nothing has to be asked.
+    pub async fn decide<P: Prepared>(
+        &self,
+        shell: &Shell,
+        prepared: P,
+        shown: &Shown<'_, impl Serialize>,
+        question: Option<&str>,
+    ) -> Result<Option<P>> {
+        if self.dry_run {
+            prepared.abandon().await;
+            let text = || shown.text.to_owned() + &shown.patch;
+            return self.print(shell, &shown.value, text).map(|()| None);
+        }
+        shell.context().emit(Event::Detail {
+            host: None,
+            text: shown.text.to_owned(),
+        });
+        let asked = match question {
+            Some(question) => self.ask(shell, shown.text, question).await,
+            None => Ok(()),
+        };
+        match asked.and_then(|()| shell.context().check_cancelled()) {
+            Ok(()) => Ok(Some(prepared)),
+            Err(error) => {
+                prepared.abandon().await;
+                Err(error)
+            }
+        }
+    }
+
     /// Asks what `--yes` does not answer, and a plan's question neither. No, where
     /// nobody is there or wants to be asked.
     pub async fn ask_apart(&self, shell: &Shell, plan: &str, question: &str) -> bool {
@@ -54,7 +100,7 @@ impl Consent {
     pub fn print(
         &self,
         shell: &Shell,
-        value: &impl serde::Serialize,
+        value: &impl Serialize,
         text: impl FnOnce() -> String,
     ) -> Result<()> {
         match self.format {

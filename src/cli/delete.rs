@@ -2,7 +2,7 @@
 
 use super::Shell;
 use super::cluster::{Chosen, Known};
-use super::consent::Consent;
+use super::consent::{Consent, Shown};
 use crate::cluster::delete::{self, Plan, Report};
 use crate::error::Result;
 use crate::spec::plugin::PluginName;
@@ -37,21 +37,25 @@ impl Args {
         shell.block_on(async {
             let context = shell.context();
             let prepared = delete::prepare(context, request).await?;
-            if self.consent.dry_run {
-                let plan = prepared.plan.clone();
-                prepared.abandon().await;
-                return self.consent.print(shell, &plan, || describe(&plan));
-            }
-            if !prepared.plan.hosts.is_empty() {
-                let plan = describe(&prepared.plan);
-                let question = format!("Delete cluster `{}` and all its data?", chosen.name());
-                if let Err(error) = self.consent.ask(shell, &plan, &question).await {
-                    prepared.abandon().await;
-                    return Err(error);
+            let plan = prepared.plan.clone();
+            let shown = Shown {
+                text: &describe(&plan),
+                patch: String::new(),
+                value: &plan,
+            };
+            let question = format!("Delete cluster `{}` and all its data?", chosen.name());
+            let question = Some(question.as_str()).filter(|_| !plan.hosts.is_empty());
+            match self
+                .consent
+                .decide(shell, prepared, &shown, question)
+                .await?
+            {
+                None => Ok(()),
+                Some(prepared) => {
+                    let report = prepared.apply(context).await?;
+                    self.conclude(shell, &chosen, &report)
                 }
             }
-            let report = prepared.apply(context).await?;
-            self.conclude(shell, &chosen, &report)
         })
     }
 

@@ -8,12 +8,13 @@ use serde::Serialize;
 
 use super::Shell;
 use super::cluster::{Chosen, Edit};
-use super::consent::Consent;
+use super::consent::{Consent, Shown};
 use super::message::{Style, wrapped};
 use super::node::{Departure, Unlisting};
 use super::reporter::{Phase, duration};
 use super::table::Table;
 use crate::cluster::check::{Finding, Outcome, Selection};
+use crate::cluster::connect::Prepared as _;
 use crate::cluster::plan::{Action, Plan, Stage};
 use crate::cluster::removal::{Arriving, Report as Removed};
 use crate::cluster::run::{self, Report};
@@ -42,7 +43,10 @@ pub struct Args {
     /// names of areas, with commas.
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     ignore: Vec<String>,
-    #[command(flatten, next_help_heading = "Nodes that the Clusterfile does not name any more")]
+    #[command(
+        flatten,
+        next_help_heading = "Nodes that the Clusterfile does not name any more"
+    )]
     unlisting: Unlisting,
     #[command(flatten, next_help_heading = "Options")]
     consent: Consent,
@@ -110,26 +114,23 @@ pub async fn apply(
         }
     };
     let patch = |written| edit.map_or_else(String::new, |(edit, _)| edit.tell(written));
-    let plan = describe(&prepared.plan, hosts) + &departure.describe();
-    if consent.dry_run {
-        let value = prepared.plan.clone();
-        prepared.abandon().await;
-        return consent.print(shell, &departure.beside(&value), || plan + &patch(false));
-    }
-    context.emit(Event::Detail {
-        host: None,
-        text: plan.clone(),
-    });
+    let plan = prepared.plan.clone();
+    let shown = Shown {
+        text: &(describe(&plan, hosts) + &departure.describe()),
+        patch: patch(false),
+        value: departure.beside(&plan),
+    };
     let is_said = unlisting.is_some_and(Unlisting::is_said) && departure.is_possible();
-    let asked = match prepared.plan.is_empty() && !is_said {
-        true => Ok(()),
-        false => consent.ask(shell, &plan, "Apply this plan?").await,
+    let question = Some("Apply this plan?").filter(|_| is_said || !plan.is_empty());
+    let decided = consent.decide(shell, prepared, &shown, question).await?;
+    let Some(prepared) = decided else {
+        return Ok(());
     };
-    let deletes = match (&asked, unlisting) {
-        (Ok(()), Some(unlisting)) => unlisting.is_wanted(shell, consent, &departure).await,
-        _ => false,
+    let deletes = match unlisting {
+        Some(unlisting) => unlisting.is_wanted(shell, consent, &departure).await,
+        None => false,
     };
-    if let Err(error) = asked.and_then(|()| context.check_cancelled()) {
+    if let Err(error) = context.check_cancelled() {
         prepared.abandon().await;
         return Err(error);
     }

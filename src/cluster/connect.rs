@@ -43,6 +43,12 @@ impl Visitor {
     }
 }
 
+/// A change that was looked at, with its hosts entered, and that is not made yet.
+pub trait Prepared {
+    /// Ends the connections without changing anything.
+    fn abandon(self) -> impl Future<Output = ()> + Send;
+}
+
 /// What became of the attempt to enter each host, in the order of the targets.
 pub(super) async fn connect(
     context: &Context,

@@ -135,12 +135,13 @@ async fn plan(
     Ok(plan)
 }
 
-impl Prepared {
-    /// Ends the connections without changing anything.
-    pub async fn abandon(self) {
+impl connect::Prepared for Prepared {
+    async fn abandon(self) {
         farewell(self.clients.into_values()).await;
     }
+}
 
+impl Prepared {
     /// Leaves the hosts, and ends the connections.
     pub async fn apply(self, context: &Context) -> Result<Report> {
         let result = self.change(context).await;
@@ -165,11 +166,7 @@ impl Prepared {
         )
         .await?;
         let work = context.phase("leave", self.leave(context));
-        let report = tokio::select! {
-            report = work => report,
-            lost = lock.watch() => return Err(lost),
-        };
-        lock.release().await?;
+        let report = lock.around(async { Ok(work.await) }).await?;
         if context.cancel.is_cancelled() && !report.left_out.is_empty() {
             let left = report.left_out.len();
             return Err(Error::new(

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::connect;
 use super::status::Request;
-use crate::agent::{self, Client, InstallOptions};
 use crate::agent::calls::distro::ClusterReport;
 use crate::agent::calls::etcd::ReadEtcd;
 use crate::agent::calls::host::{HostReport, ReadHost};
+use crate::agent::{self, Client, InstallOptions};
 use crate::distro::EtcdMember;
 use crate::error::{Error, Kind, Result};
 use crate::event::Context;

@@ -6,11 +6,11 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::connect::{LeftOut, Visitor, ask_api, farewell};
+use super::connect::{LeftOut, Prepared, Visitor, ask_api, farewell};
+use super::desired;
 use super::live::{self, Leader};
 use super::status::Request;
 use super::unlisted::{Unlisted, unlisted};
-use super::desired;
 use crate::agent::calls::distro::{ClusterReport, SetNode};
 use crate::agent::calls::etcd::ReadEtcd;
 use crate::agent::calls::host::{Leave, ReadHost};
@@ -199,9 +199,7 @@ async fn is_in_use(
     own: &Client,
     api: Option<IpAddr>,
 ) -> bool {
-    let knows = |report: ClusterReport| {
-        report.nodes.iter().any(|node| node.name == name)
-    };
+    let knows = |report: ClusterReport| report.nodes.iter().any(|node| node.name == name);
     if let Some(address) = api
         && let Ok(report) = ask_api([(address, own)]).await
     {
@@ -217,12 +215,13 @@ async fn is_in_use(
     }
 }
 
-impl PreparedReset {
-    /// Ends the connection without changing anything.
-    pub async fn abandon(self) {
+impl Prepared for PreparedReset {
+    async fn abandon(self) {
         farewell([self.client]).await;
     }
+}
 
+impl PreparedReset {
     /// Resets the host, and ends the connection.
     pub async fn apply(self, context: &Context) -> Result<Reset> {
         let name = self.plan.host.clone();

@@ -386,12 +386,13 @@ fn host_state(
     }
 }
 
-impl Prepared {
-    /// Ends the connections without changing anything.
-    pub async fn abandon(self) {
+impl connect::Prepared for Prepared {
+    async fn abandon(self) {
         farewell(self.clients.into_values()).await;
     }
+}
 
+impl Prepared {
     /// Carries the plan out, verifies, and ends the connections.
     pub async fn apply(self, context: &Context) -> Result<Report> {
         let result = self.change(context).await;
@@ -511,12 +512,6 @@ impl Prepared {
         )
         .await
         .map_err(untouched)?;
-        let outcome = tokio::select! {
-            outcome = run.carry_out(&self.plan) => outcome,
-            lost = lock.watch() => return Err(lost),
-        };
-        let released = lock.release().await;
-        let outcome = outcome?;
-        released.map(|()| outcome)
+        lock.around(run.carry_out(&self.plan)).await
     }
 }

@@ -32,12 +32,17 @@ pub fn unlisted(
     etcd: &[EtcdMember],
 ) -> Vec<Unlisted> {
     let is_listed = |name: &str, address: &str| {
-        let is = |host: &spec::Host| host.name.as_str() == name || host.address.to_string() == address;
+        let is =
+            |host: &spec::Host| host.name.as_str() == name || host.address.to_string() == address;
         cluster.hosts.iter().any(is)
     };
     let known = nodes.iter().filter(|node| node.ours).filter_map(|node| {
         let address = node.address.map(|address| address.to_string());
-        let address = node.way.as_ref().map(|way| way.address.clone()).or(address)?;
+        let address = node
+            .way
+            .as_ref()
+            .map(|way| way.address.clone())
+            .or(address)?;
         Some(Unlisted {
             name: node.name.clone(),
             address,
@@ -86,7 +91,9 @@ mod tests {
         let text = "apiVersion: chasi.dev/v1\nkind: Cluster\nmetadata:\n  name: shop\nspec:\n  \
             image: chasi/demo:1\n  hosts:\n    - name: m1\n      address: 10.0.0.1\n      \
             roles: [control-plane]\n    - name: w1\n      address: 10.0.0.2\n      roles: [worker]\n";
-        Clusterfile::parse("Clusterfile", text, None).unwrap().cluster
+        Clusterfile::parse("Clusterfile", text, None)
+            .unwrap()
+            .cluster
     }
 
     fn node(name: &str, number: u8, role: &str) -> NodeState {
@@ -143,7 +150,12 @@ mod tests {
                 ..node("nowhere", 9, "worker")
             },
         ];
-        let etcd = [member("m1", 1), member("m3", 3), member("m4", 7), member("", 8)];
+        let etcd = [
+            member("m1", 1),
+            member("m3", 3),
+            member("m4", 7),
+            member("", 8),
+        ];
         let found = unlisted(&cluster(), &nodes, &etcd);
         let said: Vec<_> = found
             .iter()

@@ -245,10 +245,18 @@ mod tests {
         let text = serde_json::to_string(&way).unwrap();
         assert_eq!(text, r#"{"address":"10.0.0.9","port":2222,"user":"ops"}"#);
         for (annotations, ours, expected) in [
-            (serde_json::json!({ OWN_TAINTS: "[]", WAY: text }), true, Some(way)),
+            (
+                serde_json::json!({ OWN_TAINTS: "[]", WAY: text }),
+                true,
+                Some(way),
+            ),
             // Of an earlier chasi; damaged; of somebody else.
             (serde_json::json!({ OWN_TAINTS: "[]" }), true, None),
-            (serde_json::json!({ OWN_TAINTS: "[]", WAY: "{" }), true, None),
+            (
+                serde_json::json!({ OWN_TAINTS: "[]", WAY: "{" }),
+                true,
+                None,
+            ),
             (serde_json::json!({}), false, None),
         ] {
             let node: Node = serde_json::from_value(serde_json::json!({

@@ -130,7 +130,10 @@ fn containers(site: &Site, nodes: &[&str]) -> BTreeMap<String, String> {
             if !running.is_null() {
                 found.insert(
                     format!("{name} {uid} {}", container["name"]),
-                    format!("{} restarts, {}", container["restartCount"], running["startedAt"]),
+                    format!(
+                        "{} restarts, {}",
+                        container["restartCount"], running["startedAt"]
+                    ),
                 );
             }
         }
@@ -249,9 +252,18 @@ fn nodes_come_and_go_under_a_client_that_notices_nothing() {
         let names = names.map(|one| one[field].as_str().unwrap().to_owned());
         names.collect::<BTreeSet<_>>()
     };
-    assert_eq!(names(&plan["unlisted"], "name"), names(&plan["removal"]["steps"], "node"));
-    assert_eq!(names(&plan["unlisted"], "name"), gone.map(str::to_owned).into());
-    assert_eq!(plan["removal"]["quorum"][0], "etcd now: 3 of 3 healthy, 2 needed");
+    assert_eq!(
+        names(&plan["unlisted"], "name"),
+        names(&plan["removal"]["steps"], "node")
+    );
+    assert_eq!(
+        names(&plan["unlisted"], "name"),
+        gone.map(str::to_owned).into()
+    );
+    assert_eq!(
+        plan["removal"]["quorum"][0],
+        "etcd now: 3 of 3 healthy, 2 needed"
+    );
     let kept = run(&["--yes"]).output().unwrap();
     let said = String::from_utf8_lossy(&kept.stderr).into_owned();
     assert!(kept.status.success(), "{said}");

@@ -254,8 +254,13 @@ pub(super) async fn set_node(scope: Scope, call: SetNode) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(call.seconds);
     let connection = connect(call.address).await?;
     loop {
-        let set =
-            kube::set_metadata(&connection, &call.node, &call.labels, &call.taints, &call.way);
+        let set = kube::set_metadata(
+            &connection,
+            &call.node,
+            &call.labels,
+            &call.taints,
+            &call.way,
+        );
         let Err(error) = set.await else {
             return Ok(());
         };

@@ -2,14 +2,14 @@
 
 use serde::Serialize;
 
-use super::super::cluster::{Chosen, Edit, Known, not_done};
-use super::super::consent::Consent;
+use super::super::cluster::{Chosen, Edit, not_done};
+use super::super::consent::Shown;
 use super::super::table::Table;
 use super::super::{Shell, run};
-use super::{Moving, known_hosts};
+use super::{Going, known_hosts};
+use crate::cluster::connect::Prepared as _;
 use crate::cluster::removal::{self, Plan, Report};
 use crate::error::Result;
-use crate::event::Event;
 
 /// Drain nodes, take them out of the cluster, and leave their hosts as they were
 /// before chasi came.
@@ -22,43 +22,30 @@ pub struct Args {
     /// The nodes.
     #[arg(required = true, value_name = "NODE")]
     nodes: Vec<String>,
-    /// Delete nodes whose hosts are gone for good, and pods that nothing makes anew;
-    /// when the dead ones had etcd's majority, make what is left of it a cluster of
-    /// its own.
-    #[arg(long)]
-    force: bool,
     #[command(flatten)]
-    moving: Moving,
-    #[command(flatten)]
-    known: Known,
-    /// Write the change into the Clusterfile.
-    #[arg(long)]
-    write: bool,
-    #[command(flatten)]
-    consent: Consent,
+    going: Going,
 }
 
 impl Args {
     /// Whether nothing will be changed.
     pub fn only_looks(&self) -> bool {
-        self.consent.dry_run
+        self.going.consent.dry_run
     }
 
     /// Looks, asks, removes, and tells the others.
     pub fn run(self, shell: &Shell) -> Result<()> {
-        let chosen = self.known.choose(shell)?;
+        let chosen = self.going.known.choose(shell)?;
         let hosts = &chosen.clusterfile.cluster.hosts;
         let listed = self.nodes.iter().map(String::as_str);
         let listed: Vec<&str> = listed.filter(|name| hosts.get(name).is_some()).collect();
         // Why none may be left is told better by who counts them.
         let edit = chosen.edited(&listed, &[]);
-        let drain = self.moving.options(self.force, true);
-        let dry_run = self.consent.dry_run;
+        let consent = &self.going.consent;
         shell.block_on(async {
             let context = shell.context();
             let with = chosen.with_named(shell, &self.nodes).await?;
             known_hosts(&with, &self.nodes)?;
-            let request = with.removal(shell, &self.nodes, self.force, drain, dry_run)?;
+            let request = self.going.request(shell, &with, &self.nodes)?;
             let prepared = removal::prepare(context, request).await?;
             let edit = match edit {
                 Ok(edit) => edit,
@@ -67,24 +54,19 @@ impl Args {
                     return Err(error);
                 }
             };
-            let plan = describe(&prepared.plan);
-            if dry_run {
-                let value = prepared.plan.clone();
-                prepared.abandon().await;
-                let text = || plan + &edit.tell(false);
-                return self.consent.print(shell, &value, text);
-            }
-            context.emit(Event::Detail {
-                host: None,
-                text: plan.clone(),
-            });
+            let plan = prepared.plan.clone();
+            let shown = Shown {
+                text: &describe(&plan),
+                patch: edit.tell(false),
+                value: &plan,
+            };
             let question = format!("Delete {}?", self.nodes.join(", "));
-            if let Err(error) = self.consent.ask(shell, &plan, &question).await {
-                prepared.abandon().await;
-                return Err(error);
-            }
+            let decided = consent.decide(shell, prepared, &shown, Some(&question));
+            let Some(prepared) = decided.await? else {
+                return Ok(());
+            };
             let report = prepared.apply(context).await?;
-            settle(shell, &edit, self.write && report.left_out.is_empty()).await?;
+            settle(shell, &edit, self.going.write && report.left_out.is_empty()).await?;
             self.conclude(shell, &chosen, &edit, &report)
         })
     }
@@ -94,10 +76,10 @@ impl Args {
             cluster: chosen.name(),
             report,
             patch: &edit.patch,
-            written: self.write,
+            written: self.going.write,
         };
-        let text = || summary.text() + &edit.tell(self.write);
-        self.consent.print(shell, &summary, text)?;
+        let text = || summary.text() + &edit.tell(self.going.write);
+        self.going.consent.print(shell, &summary, text)?;
         not_done(&report.left_out)
     }
 }

@@ -15,7 +15,9 @@ pub use add::Access;
 pub use unlisted::{Departure, Unlisting};
 
 use super::Shell;
-use super::cluster::Chosen;
+use super::cluster::{Chosen, Known};
+use super::consent::Consent;
+use crate::cluster::removal;
 use crate::error::{Error, Kind, Result};
 use crate::kube::drain::Options;
 
@@ -94,6 +96,37 @@ impl Moving {
             grace_period: self.grace_period,
             timeout: self.timeout,
         }
+    }
+}
+
+/// How nodes go from a cluster that stays.
+#[derive(clap::Args)]
+struct Going {
+    /// The hosts are gone for good, and so are pods that nothing makes anew; when dead
+    /// hosts had etcd's majority, what is left of it becomes a cluster of its own.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    moving: Moving,
+    #[command(flatten)]
+    known: Known,
+    /// Write the change into the Clusterfile.
+    #[arg(long)]
+    write: bool,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+impl Going {
+    /// A request to take these nodes out.
+    fn request(
+        &self,
+        shell: &Shell,
+        chosen: &Chosen,
+        names: &[String],
+    ) -> Result<removal::Request> {
+        let drain = self.moving.options(self.force, true);
+        chosen.removal(shell, names, self.force, drain, self.consent.dry_run)
     }
 }
 

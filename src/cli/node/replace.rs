@@ -1,10 +1,11 @@
 //! `chasi node replace`: one host takes another's place.
 
-use super::super::cluster::{Chosen, Edit, Known, not_done};
-use super::super::consent::Consent;
+use super::super::cluster::{Chosen, Edit, not_done};
+use super::super::consent::Shown;
 use super::super::{Shell, run};
 use super::delete::{describe, settle};
-use super::{Access, Moving, known_hosts};
+use super::{Access, Going, known_hosts};
+use crate::cluster::connect::Prepared as _;
 use crate::cluster::removal::{self, Arriving, Report};
 use crate::error::{Error, Kind, Result};
 
@@ -21,31 +22,21 @@ pub struct Args {
     /// The host that comes.
     #[arg(value_name = "NEW=ADDRESS")]
     new: String,
-    /// The old node's host is gone for good.
-    #[arg(long)]
-    force: bool,
     #[command(flatten)]
     access: Access,
     #[command(flatten)]
-    moving: Moving,
-    #[command(flatten)]
-    known: Known,
-    /// Write the change into the Clusterfile.
-    #[arg(long)]
-    write: bool,
-    #[command(flatten)]
-    consent: Consent,
+    going: Going,
 }
 
 impl Args {
     /// Whether nothing will be changed.
     pub fn only_looks(&self) -> bool {
-        self.consent.dry_run
+        self.going.consent.dry_run
     }
 
     /// Looks, asks, replaces.
     pub fn run(self, shell: &Shell) -> Result<()> {
-        let chosen = self.known.choose(shell)?;
+        let chosen = self.going.known.choose(shell)?;
         known_hosts(&chosen, std::slice::from_ref(&self.old))?;
         let hosts = &chosen.clusterfile.cluster.hosts;
         let Some(old) = hosts.get(&self.old) else {
@@ -54,7 +45,7 @@ impl Args {
         let new = self.access.host(&self.new, old.roles)?;
         let both = chosen.edited(&[], std::slice::from_ref(&new))?;
         let after = chosen.edited(&[&self.old], &[new])?;
-        let dead_member = self.force && old.roles.is_control_plane();
+        let dead_member = self.going.force && old.roles.is_control_plane();
         shell.block_on(async {
             match dead_member {
                 true => self.dead(shell, &chosen, &after).await,
@@ -72,19 +63,11 @@ impl Args {
             self.new,
             chosen.clusterfile.cluster.hosts.control_planes().count() + 1
         );
-        if self.consent.dry_run {
-            let value = prepared.plan.clone();
-            prepared.abandon().await;
-            return self
-                .consent
-                .print(shell, &value, || plan + &after.tell(false));
-        }
-        if let Err(error) = self.ask(shell, &plan).await {
-            prepared.abandon().await;
-            return Err(error);
-        }
+        let Some(prepared) = self.decide(shell, prepared, &plan, after).await? else {
+            return Ok(());
+        };
         let report = prepared.apply(shell.context()).await?;
-        if self.write {
+        if self.going.write {
             after.write()?;
         }
         run::follow(shell, &after.chosen).await?;
@@ -98,21 +81,19 @@ impl Args {
         let arriving = hosts.last().map(Arriving::of).into_iter().collect();
         let prepared = self.prepare(shell, &both.chosen, arriving).await?;
         let removal = prepared.plan.clone();
-        prepared.abandon().await;
         let plan = format!(
             "`{}` joins and is healthy. Then:\n{}",
             self.new,
             describe(&removal)
         );
-        if self.consent.dry_run {
-            let text = || plan + &after.tell(false);
-            return self.consent.print(shell, &removal, text);
-        }
-        self.ask(shell, &plan).await?;
+        let Some(prepared) = self.decide(shell, prepared, &plan, after).await? else {
+            return Ok(());
+        };
+        prepared.abandon().await;
         let leaves = |step: &removal::Step| step.action == removal::Action::Leave;
         // Cut when the old one had been left already, the new one is there: to bring
         // the cluster to both would take the old one in again.
-        if self.force || removal.steps.iter().any(leaves) {
+        if self.going.force || removal.steps.iter().any(leaves) {
             run::follow(shell, &both.chosen).await?;
         }
         let report = self
@@ -120,7 +101,7 @@ impl Args {
             .await?
             .apply(shell.context())
             .await?;
-        settle(shell, after, self.write && report.left_out.is_empty()).await?;
+        settle(shell, after, self.going.write && report.left_out.is_empty()).await?;
         self.conclude(shell, after, &report)
     }
 
@@ -131,9 +112,8 @@ impl Args {
         chosen: &Chosen,
         arriving: Vec<Arriving>,
     ) -> Result<removal::Prepared> {
-        let drain = self.moving.options(self.force, true);
         let names = std::slice::from_ref(&self.old);
-        let request = chosen.removal(shell, names, self.force, drain, self.consent.dry_run)?;
+        let request = self.going.request(shell, chosen, names)?;
         let request = removal::Request {
             arriving,
             ..request
@@ -141,17 +121,32 @@ impl Args {
         removal::prepare(shell.context(), request).await
     }
 
-    async fn ask(&self, shell: &Shell, plan: &str) -> Result<()> {
+    async fn decide(
+        &self,
+        shell: &Shell,
+        prepared: removal::Prepared,
+        plan: &str,
+        after: &Edit,
+    ) -> Result<Option<removal::Prepared>> {
+        let value = prepared.plan.clone();
+        let shown = Shown {
+            text: plan,
+            patch: after.tell(false),
+            value: &value,
+        };
         let question = format!("Replace `{}`?", self.old);
-        self.consent.ask(shell, plan, &question).await
+        let consent = &self.going.consent;
+        consent
+            .decide(shell, prepared, &shown, Some(&question))
+            .await
     }
 
     fn conclude(&self, shell: &Shell, after: &Edit, report: &Report) -> Result<()> {
         let text = || {
             let done = format!("{} took the place of {}.\n", self.new, self.old);
-            done + &after.tell(self.write)
+            done + &after.tell(self.going.write)
         };
-        self.consent.print(shell, report, text)?;
+        self.going.consent.print(shell, report, text)?;
         not_done(&report.left_out)
     }
 }

@@ -1,7 +1,7 @@
 //! `chasi node reset`: a host back to bare.
 
 use super::super::cluster::{Chosen, HostArgs, Known};
-use super::super::consent::Consent;
+use super::super::consent::{Consent, Shown};
 use super::super::{Shell, cluster};
 use super::known_hosts;
 use crate::cluster::nodes::{self, Reset};
@@ -54,19 +54,21 @@ impl Args {
         let request = chosen.look(shell)?;
         shell.block_on(async {
             let prepared = nodes::prepare_reset(shell.context(), request, &name).await?;
-            let plan = describe(&name, &prepared.plan);
-            if self.consent.dry_run {
-                let value = prepared.plan.clone();
-                prepared.abandon().await;
-                return self.consent.print(shell, &value, || plan);
-            }
-            if prepared.plan.managed {
-                let question = format!("Put `{name}` back as it was?");
-                if let Err(error) = self.consent.ask(shell, &plan, &question).await {
-                    prepared.abandon().await;
-                    return Err(error);
-                }
-            }
+            let plan = prepared.plan.clone();
+            let shown = Shown {
+                text: &describe(&name, &plan),
+                patch: String::new(),
+                value: &plan,
+            };
+            let question = format!("Put `{name}` back as it was?");
+            let question = Some(question.as_str()).filter(|_| plan.managed);
+            let decided = self
+                .consent
+                .decide(shell, prepared, &shown, question)
+                .await?;
+            let Some(prepared) = decided else {
+                return Ok(());
+            };
             let left = prepared.apply(shell.context()).await?;
             cluster::not_done(&left.left_out)?;
             let text = || format!("`{name}` is as it was before chasi came.\n");

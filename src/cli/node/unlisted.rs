@@ -8,7 +8,7 @@ use super::super::cluster::Chosen;
 use super::super::consent::Consent;
 use super::Moving;
 use super::delete::describe;
-use crate::cluster::connect::LeftOut;
+use crate::cluster::connect::{LeftOut, Prepared as _};
 use crate::cluster::removal::{self, Arriving, Report};
 use crate::cluster::run;
 use crate::cluster::unlisted::Unlisted;
@@ -61,7 +61,10 @@ impl Unlisting {
         let mut going: Vec<Unlisted> = prepared.plan.unlisted.clone();
         let mut departure = Departure::default();
         while !going.is_empty() {
-            let error = match self.look_at(shell, chosen, &going, &prepared.arriving).await {
+            let error = match self
+                .look_at(shell, chosen, &going, &prepared.arriving)
+                .await
+            {
                 Ok(removal) => {
                     departure.removal = Some(removal);
                     break;
@@ -75,7 +78,9 @@ impl Unlisting {
             match dead {
                 Some(at) => {
                     let name = going.remove(at).name;
-                    departure.stay.push(LeftOut::because(&name, &advised(error, &name)));
+                    departure
+                        .stay
+                        .push(LeftOut::because(&name, &advised(error, &name)));
                 }
                 None if self.delete_unlisted => return Err(error),
                 None => {
@@ -123,12 +128,7 @@ impl Unlisting {
     }
 
     /// Whether those that can go are to go: it was said, or is said now.
-    pub async fn is_wanted(
-        &self,
-        shell: &Shell,
-        consent: &Consent,
-        departure: &Departure,
-    ) -> bool {
+    pub async fn is_wanted(&self, shell: &Shell, consent: &Consent, departure: &Departure) -> bool {
         let Some((_, plan)) = &departure.removal else {
             return false;
         };

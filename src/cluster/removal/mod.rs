@@ -459,28 +459,11 @@ impl Known<'_> {
         let (address, client) = self.leader()?;
         let call = SimulateDrain {
             address,
-            nodes,
+            nodes: nodes.clone(),
             options: self.request.drain.clone(),
         };
         let mut simulation = client.call(call).await?;
-        let refusals = simulation.refusals();
-        if !refusals.is_empty() {
-            let options: BTreeSet<&str> = simulation
-                .blocked
-                .iter()
-                .map(|one| one.obstacle.option())
-                .collect();
-            let error = Error::new(
-                Kind::Check,
-                "the nodes cannot be drained; nothing was changed",
-            )
-            .because(refusals.join("\n"));
-            let options: Vec<&str> = options.into_iter().collect();
-            return Err(match options.is_empty() {
-                true => error.hint("run more replicas than must stay healthy, or relax the budget for now: `kubectl edit poddisruptionbudgets -A`"),
-                false => error.hint(format!("add `{}`, when that is meant", options.join(" "))),
-            });
-        }
+        simulation.check(&nodes.iter().map(String::as_str).collect::<Vec<_>>())?;
         if self.arriving(|_| true).next().is_some() {
             simulation.homeless.clear();
         }
@@ -529,12 +512,13 @@ fn leader<'a>(
         })
 }
 
-impl Prepared {
-    /// Ends the connections without changing anything.
-    pub async fn abandon(self) {
+impl connect::Prepared for Prepared {
+    async fn abandon(self) {
         farewell(self.clients.into_values()).await;
     }
+}
 
+impl Prepared {
     /// Carries the plan out, and ends the connections.
     pub async fn apply(self, context: &Context) -> Result<Report> {
         let result = self.change(context).await;
@@ -548,13 +532,7 @@ impl Prepared {
         let lock =
             ClusterLock::take(context, &visitor.run, &visitor.who, &self.clients, &members).await?;
         let work = context.phase("remove", self.steps(context));
-        let result = tokio::select! {
-            result = work => result,
-            lost = lock.watch() => return Err(lost),
-        };
-        let released = lock.release().await;
-        let report = result?;
-        released.map(|()| report)
+        lock.around(work).await
     }
 
     async fn steps(&self, context: &Context) -> Result<Report> {

@@ -62,7 +62,7 @@ pub async fn drain(
     if let Some(unknown) = simulation.unknown.first() {
         return Err(no_node(unknown));
     }
-    refuse(nodes, &simulation)?;
+    simulation.check(nodes)?;
     for doubt in simulation.doubts() {
         context.warn(doubt);
     }
@@ -140,36 +140,6 @@ async fn evict(
 fn no_node(node: &str) -> Error {
     Error::new(Kind::NotFound, format!("there is no node `{node}`"))
         .hint("`chasi node list` shows the nodes there are")
-}
-
-fn refuse(nodes: &[&str], simulation: &Simulation) -> Result<()> {
-    let refusals = simulation.refusals();
-    if refusals.is_empty() {
-        return Ok(());
-    }
-    let error = Error::new(
-        Kind::Check,
-        format!(
-            "`{}` cannot be drained; no pod was moved",
-            nodes.join("`, `")
-        ),
-    )
-    .because(refusals.join("\n"));
-    let mut options: Vec<&str> = simulation
-        .blocked
-        .iter()
-        .map(|one| one.obstacle.option())
-        .collect();
-    options.sort_unstable();
-    options.dedup();
-    let error = match options.is_empty() {
-        true => error,
-        false => error.hint(format!("add `{}`, when that is meant", options.join(" "))),
-    };
-    Err(match simulation.budgets.iter().any(|one| one.is_final()) {
-        true => error.hint("run more replicas than must stay healthy, or relax the budget for now: `kubectl edit poddisruptionbudgets -A`"),
-        false => error,
-    })
 }
 
 fn nodes(connection: &Connection) -> Api<Node> {

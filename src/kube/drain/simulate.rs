@@ -7,6 +7,7 @@ use super::budget::{self, BudgetProblem};
 use super::pods::{Fate, Obstacle, PodName, Reason, controller, fate, has_ended, is_ending};
 use super::room::{self, Homeless};
 use super::{Options, Snapshot};
+use crate::error::{Error, Kind, Result};
 
 /// A pod that is left where it is.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -65,6 +66,36 @@ impl Simulation {
         });
         let budgets = self.budgets.iter().filter(|problem| problem.is_final());
         blocked.chain(budgets.map(ToString::to_string)).collect()
+    }
+
+    /// Fails when the drain of these nodes cannot begin, with what can be done about it.
+    ///
+    /// # Errors
+    /// [`Kind::Check`].
+    pub fn check(&self, nodes: &[&str]) -> Result<()> {
+        let refusals = self.refusals();
+        if refusals.is_empty() {
+            return Ok(());
+        }
+        let what = format!(
+            "`{}` cannot be drained; nothing was changed",
+            nodes.join("`, `")
+        );
+        let mut error = Error::new(Kind::Check, what).because(refusals.join("\n"));
+        let mut options: Vec<&str> = self
+            .blocked
+            .iter()
+            .map(|one| one.obstacle.option())
+            .collect();
+        options.sort_unstable();
+        options.dedup();
+        if !options.is_empty() {
+            error = error.hint(format!("add `{}`, when that is meant", options.join(" ")));
+        }
+        if self.budgets.iter().any(BudgetProblem::is_final) {
+            error = error.hint("run more replicas than must stay healthy, or relax the budget for now: `kubectl edit poddisruptionbudgets -A`");
+        }
+        Err(error)
     }
 
     /// Why it may take long, or leave pods without a place; empty when nothing
@@ -329,6 +360,53 @@ mod tests {
             assert_eq!(
                 found.refusals().is_empty(),
                 expected != Some(Verdict::Never)
+            );
+        }
+    }
+
+    #[test]
+    fn what_can_be_done_about_a_refusal_is_said() {
+        let data = json!({ "spec": { "volumes": [{ "name": "v", "emptyDir": {} }] } });
+        let unmanaged = json!({ "metadata": { "ownerReferences": [] } });
+        let budget = || {
+            budget(
+                json!({ "disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1 }),
+                json!({}),
+            )
+        };
+        let relax = "run more replicas than must stay healthy, or relax the budget for now: `kubectl edit poddisruptionbudgets -A`";
+        for (pods, budgets, expected) in [
+            (vec![pod("p", "a", json!({}))], vec![], None),
+            (
+                vec![
+                    pod("p", "a", data.clone()),
+                    pod("q", "a", data),
+                    pod("r", "a", unmanaged),
+                ],
+                vec![],
+                Some(vec![
+                    "add `--delete-emptydir-data --force`, when that is meant",
+                ]),
+            ),
+            (
+                vec![pod("p", "a", json!({}))],
+                vec![budget()],
+                Some(vec![relax]),
+            ),
+        ] {
+            let found = simulate(
+                &snapshot(two_nodes(), pods, budgets),
+                &["a"],
+                &Options::default(),
+            );
+            let error = found.check(&["a"]).err();
+            let hints = error.as_ref().map(|error| error.hints().to_vec());
+            assert_eq!(
+                hints,
+                expected.map(|hints| hints.iter().map(|hint| (*hint).to_owned()).collect())
+            );
+            assert!(
+                error.is_none_or(|error| error.to_string().starts_with("`a` cannot be drained"))
             );
         }
     }
