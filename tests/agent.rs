@@ -12,7 +12,6 @@ mod sshd;
 
 use std::time::Duration;
 
-use chasi::agent::calls::blobs::GetBlob;
 use chasi::agent::{self, Client, InstallOptions};
 use chasi::error::{Error, Kind};
 use chasi::event::Context;
@@ -164,22 +163,18 @@ async fn blobs_are_copied_once() {
     assert_eq!(third.blobs, 0);
     let count = look(&target, "cd /var/lib/chasi/store/blobs/sha256 && for f in *; do echo \"$f  $f\"; done | sha256sum -c | grep -c OK").await;
     assert_eq!(count.trim(), "20");
-    let (_, whole) = client
-        .download(
-            GetBlob {
-                blob: blobs[19].clone(),
-            },
-            |mut data| async move {
-                let mut whole = Vec::new();
-                while let Some(chunk) = data.next().await? {
-                    whole.extend_from_slice(&chunk);
-                }
-                Ok(whole)
-            },
-        )
+    // And back, into an empty store.
+    let other = tempfile::tempdir().unwrap();
+    let other = Store::create(other.path()).unwrap();
+    agent::fetch_blobs(&context, &client, &other, &blobs, "image")
         .await
         .unwrap();
+    let whole = other.read_verified(&blobs[19], 2_000_000).unwrap();
     assert_eq!(whole, vec![19; 1_900_000]);
+    assert!(blobs.iter().all(|blob| other.contains(blob)));
+    let foreign = [Blob::of("text/plain", b"nobody has it")];
+    let error = agent::fetch_blobs(&context, &client, &other, &foreign, "image").await;
+    assert_eq!(error.unwrap_err().kind(), Kind::NotFound);
     client.bye().await.unwrap();
     // A host that has got something stays as it is.
     assert_eq!(

@@ -56,7 +56,7 @@ pub use install::{InstallOptions, connect};
 pub use link::{Receiver, Sender};
 pub use lock::ClusterLock;
 pub use server::{Router, Scope, Server};
-pub use transfer::{Sent, send_blobs};
+pub use transfer::{Sent, fetch_blobs, send_blobs};
 
 /// Where chasi keeps everything on a host.
 pub const ROOT: &str = "/var/lib/chasi";

@@ -1,21 +1,28 @@
-//! Blobs on their way: from the controller's store to a host's.
+//! Blobs on their way: from the controller's store to a host's, and back.
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::io::{Read, Write as _};
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::calls::blobs::{BlobsMissing, PutBlobs};
-use super::{Client, Sender, wire};
+use super::calls::blobs::{BlobsMissing, GetBlobs, PutBlobs};
+use super::{Client, Receiver, Sender, wire};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event::{Context, Event};
+use crate::oci::store::{Batch, Hold};
 use crate::oci::{Blob, Store};
 
 /// How many chunks are read ahead of the connection.
 const AHEAD: usize = 4;
+/// A batch is synced when it has this many blobs or bytes, so that open files
+/// and what a broken connection costs stay bounded.
+const BATCH_BLOBS: usize = 128;
+const BATCH_BYTES: u64 = 256 << 20;
 /// How many blobs are asked about at once: well below the largest message.
 const ASKED: usize = 10_000;
 
@@ -93,6 +100,105 @@ pub(super) async fn put(
         client.upload(request, send).await?;
     }
     Ok(())
+}
+
+/// Fetches blobs from the host's store. Each is in this one when it is what its digest
+/// says; what has arrived whole when it fails is kept.
+pub async fn fetch_blobs(
+    context: &Context,
+    client: &Client,
+    store: &Store,
+    blobs: &[Blob],
+    item: &str,
+) -> Result<()> {
+    let total = Sent::of(blobs).bytes;
+    let progress = Arc::new(Progress::new(context, client.host(), item, total));
+    for blobs in blobs.chunks(ASKED) {
+        let call = GetBlobs {
+            blobs: blobs.to_vec(),
+        };
+        let (store, blobs, progress) = (store.clone(), blobs.to_vec(), Arc::clone(&progress));
+        let take = |data: Receiver| async move {
+            let data = Told {
+                data: data.into_reader(),
+                progress,
+            };
+            let taking = move || receive(store.hold()?, &blobs, data);
+            let taken = tokio::task::spawn_blocking(taking).await;
+            taken.or_err(Kind::Failed, || "the store could not be written")?
+        };
+        let fetching = context
+            .cancel
+            .run_until_cancelled(client.download(call, take));
+        match fetching.await {
+            Some(fetched) => fetched.map(|((), ())| ())?,
+            None => context.check_cancelled()?,
+        }
+    }
+    Ok(())
+}
+
+/// Data whose progress is told.
+struct Told<R> {
+    data: R,
+    progress: Arc<Progress>,
+}
+
+impl<R: Read> Read for Told<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.data.read(buffer)?;
+        self.progress.add(count as u64);
+        Ok(count)
+    }
+}
+
+/// Writes blobs, and keeps those that are whole when the data ends too early.
+pub(super) fn receive(store: Hold, blobs: &[Blob], mut data: impl Read) -> Result<()> {
+    let mut batch = store.batch();
+    let (mut count, mut bytes) = (0, 0);
+    for blob in blobs {
+        if let Err(error) = receive_one(&store, &mut batch, blob, &mut data) {
+            batch.finish()?;
+            return Err(error);
+        }
+        count += 1;
+        bytes += blob.size;
+        if count == BATCH_BLOBS || bytes >= BATCH_BYTES {
+            std::mem::replace(&mut batch, store.batch()).finish()?;
+            (count, bytes) = (0, 0);
+        }
+    }
+    batch.finish()?;
+    match data.read(&mut [0]) {
+        Ok(0) => Ok(()),
+        _ => Err(Error::new(
+            Kind::Integrity,
+            "more data came than the blobs have",
+        )),
+    }
+}
+
+fn receive_one(store: &Hold, batch: &mut Batch, blob: &Blob, data: &mut impl Read) -> Result<()> {
+    let failed = || format!("cannot receive the blob {}", blob.digest);
+    let mut writer = store.writer()?;
+    let mut buffer = vec![0; wire::CHUNK];
+    let mut left = blob.size;
+    while left > 0 {
+        let most = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
+        let count = data
+            .read(&mut buffer[..most])
+            .or_err(Kind::Unreachable, failed)?;
+        if count == 0 {
+            return Err(Error::new(Kind::Integrity, failed()).because("the data ends too early"));
+        }
+        writer
+            .write_all(&buffer[..count])
+            .or_err(Kind::System, failed)?;
+        left -= count as u64;
+    }
+    writer.commit_in(batch, blob)
 }
 
 /// How far a transfer to one host is.

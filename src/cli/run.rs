@@ -16,7 +16,7 @@ use super::table::Table;
 use crate::cluster::check::{Finding, Outcome, Selection};
 use crate::cluster::connect::Prepared as _;
 use crate::cluster::plan::{Action, Plan, Stage};
-use crate::cluster::removal::{Arriving, Report as Removed};
+use crate::cluster::removal::Report as Removed;
 use crate::cluster::run::{self, Report};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Context, Event};
@@ -43,13 +43,13 @@ pub struct Args {
     /// names of areas, with commas.
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     ignore: Vec<String>,
+    #[command(flatten)]
+    consent: Consent,
     #[command(
         flatten,
         next_help_heading = "Nodes that the Clusterfile does not name any more"
     )]
     unlisting: Unlisting,
-    #[command(flatten, next_help_heading = "Options")]
-    consent: Consent,
 }
 
 impl Args {
@@ -142,16 +142,18 @@ pub async fn apply(
     chosen.remember()?;
     let arriving = prepared.arriving.clone();
     let report = prepared.apply(context).await?;
-    // Those that were to come first have not come.
-    let waits = |one: &Arriving| report.left_out.iter().any(|left| left.host == one.name);
+    // Those that were to come first, and have not come.
+    let nodes = &report.state.nodes;
+    let is_late = |host: &str| {
+        arriving.iter().any(|one| one.name == host) || !nodes.iter().any(|node| node.name == host)
+    };
+    let left = report.left_out.iter().map(|one| one.host.clone());
+    let late: Vec<String> = left.filter(|host| is_late(host)).collect();
+    let deletes = deletes && late.is_empty();
+    departure.tell_staying(shell, !deletes, &late);
     let removed = match unlisting {
-        Some(unlisting) if deletes && !arriving.iter().any(waits) => {
-            unlisting.delete(shell, &departure).await
-        }
-        _ => {
-            departure.tell_staying(shell);
-            Ok(Removed::default())
-        }
+        Some(unlisting) if deletes => unlisting.delete(shell, &departure).await,
+        _ => Ok(Removed::default()),
     };
     let gone = removed.as_ref().map_or(&[][..], |removed| &removed.removed);
     let summary = Summary::new(shell, &report, gone);
@@ -160,10 +162,12 @@ pub async fn apply(
     super::cluster::not_done(&[report.left_out, removed?.left_out].concat())
 }
 
-/// The same as a part of something that was asked for already: nothing is asked, and
-/// nothing reported but what was left out.
+/// The same as a part of something that was asked for already, and that leaves the
+/// cluster its image: nothing is asked, and nothing reported but what was left out.
 pub async fn follow(shell: &Shell, chosen: &Chosen) -> Result<()> {
-    let request = chosen.request(shell, false, Selection::default())?;
+    let asked = chosen.request_as_it_runs(shell, false, Selection::default());
+    // The image stays while it is needed.
+    let (request, _running) = asked.await?;
     let prepared = run::prepare(shell.context(), request).await?;
     chosen.remember()?;
     let report = prepared.apply(shell.context()).await?;

@@ -15,6 +15,11 @@ use crate::distro::EtcdMember;
 use crate::error::{Error, Kind, Result};
 use crate::event::Context;
 
+/// How often the API of a control plane that has been in use is asked, and how long is
+/// waited in between: while etcd elects a leader, no API server answers.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_secs(2);
+
 /// What it says.
 #[derive(Clone, Debug)]
 pub(super) struct Live {
@@ -52,6 +57,8 @@ pub(super) struct Leader {
     pub address: IpAddr,
     /// What its API says.
     pub report: ClusterReport,
+    /// What it says of itself.
+    pub host: HostReport,
 }
 
 /// Enters the first control plane of the Clusterfile whose API answers, passing over
@@ -83,11 +90,12 @@ pub(super) async fn leader(
             }
         };
         match ask(&client).await {
-            Ok((address, report)) => {
+            Ok((address, report, host)) => {
                 return Ok(Leader {
                     client,
                     address,
                     report,
+                    host,
                 });
             }
             Err(error) => last = error.on_host(&target.name),
@@ -97,13 +105,23 @@ pub(super) async fn leader(
     Err(last)
 }
 
-async fn ask(client: &Client) -> Result<(IpAddr, ClusterReport)> {
-    let address = client.call(ReadHost {}).await?.api.ok_or_else(|| {
+async fn ask(client: &Client) -> Result<(IpAddr, ClusterReport, HostReport)> {
+    let host = client.call(ReadHost {}).await?;
+    let address = host.api.ok_or_else(|| {
         Error::new(Kind::Failed, "the host has no API server")
             .hint("`chasi run` brings the cluster to what its Clusterfile says")
     })?;
-    let report = connect::ask_api([(address, client)]).await?;
-    Ok((address, report))
+    let mut attempt = 1;
+    loop {
+        match connect::ask_api([(address, client)]).await {
+            Ok(report) => return Ok((address, report, host)),
+            Err(error) if attempt == ATTEMPTS || host.distro.objects.is_none() => {
+                return Err(error);
+            }
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+        attempt += 1;
+    }
 }
 
 /// Asks the first control plane that answers; `None` while none does. One that has
@@ -113,8 +131,6 @@ pub(super) async fn live(
     clients: &BTreeMap<String, Client>,
     reports: &BTreeMap<String, HostReport>,
 ) -> Option<Live> {
-    const ATTEMPTS: u32 = 5;
-    const PAUSE: Duration = Duration::from_secs(2);
     let in_use = reports
         .values()
         .any(|report| report.distro.objects.is_some());

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::connect::{LeftOut, Prepared, Visitor, ask_api, farewell};
+use super::connect::{LeftOut, Prepared, Visitor, ask_api, connect, farewell, sort};
 use super::desired;
 use super::live::{self, Leader};
 use super::status::Request;
@@ -14,11 +14,12 @@ use super::unlisted::{Unlisted, unlisted};
 use crate::agent::calls::distro::{ClusterReport, SetNode};
 use crate::agent::calls::etcd::ReadEtcd;
 use crate::agent::calls::host::{Leave, ReadHost};
-use crate::agent::calls::node::{Drain, Uncordon};
+use crate::agent::calls::node::{DeleteNode, Uncordon};
 use crate::agent::{self, Client};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Context, Event};
 use crate::kube::drain::{Drained, Options};
+use crate::remote::Target;
 
 /// How long a node may take to register, in seconds.
 const NODE_PATIENCE: u64 = 30;
@@ -40,34 +41,29 @@ pub async fn find_unlisted(context: &Context, request: &Request) -> Result<Vec<U
     Ok(unlisted(&request.cluster, nodes, &etcd?))
 }
 
-/// Drains nodes.
+/// Drains nodes. What their hosts remember for it runs on those that can be entered.
 pub async fn drain(
     context: &Context,
     request: &Request,
     nodes: &[String],
-    options: Options,
+    options: &Options,
 ) -> Result<Drained> {
     let leader = leader(context, request).await?;
-    let call = Drain {
-        address: leader.address,
-        nodes: nodes.to_vec(),
-        options,
-        run: request.visitor.run.clone(),
-    };
-    let work = async {
-        tokio::select! {
-            result = leader.client.call(call) => result,
-            // The agent hears that nobody waits any more, and gives the drain up.
-            () = context.cancel.cancelled() => Err(Error::new(
-                Kind::Interrupted,
-                "interrupted; the drain is given up, and the nodes take pods again",
-            )),
-        }
-    };
-    let result = context
-        .step(None, format!("drain {}", nodes.join(", ")), work)
-        .await;
-    farewell([leader.client]).await;
+    let asked = leader.client.host().to_owned();
+    let is_one = |target: &&Target| nodes.contains(&target.name) && target.name != asked;
+    let targets: Vec<Target> = request.targets.iter().filter(is_one).cloned().collect();
+    let entered = connect(context, &targets, &request.visitor.changing(false)).await;
+    let (mut hosts, problems) = sort(entered);
+    for (host, error) in problems {
+        let text = format!("no plugin runs there before or after the drain: {error}");
+        let host = Some(host);
+        context.emit(Event::Warning { host, text });
+    }
+    hosts.insert(asked, leader.client.clone());
+    let way = (leader.address, &leader.client);
+    let run = &request.visitor.run;
+    let result = super::drain::drain(context, way, &hosts, nodes, options, run).await;
+    farewell(hosts.into_values()).await;
     result
 }
 
@@ -133,22 +129,27 @@ pub struct Reset {
     pub kept: Vec<String>,
     /// The host, when something is left on it.
     pub left_out: Vec<LeftOut>,
+    /// Whether its cluster still knows it as a node, and forgets it afterwards.
+    pub forgotten: bool,
 }
 
 /// A host that was looked at and not changed.
 pub struct PreparedReset {
     visitor: Visitor,
     client: Client,
+    /// Who makes its cluster forget the node.
+    leader: Option<Leader>,
     /// What is to be done.
     pub plan: Reset,
 }
 
 /// Enters a host that is to be reset. Refuses one that is a node of a cluster that
-/// works.
+/// works; with `force`, only one that its control plane stands on.
 pub async fn prepare_reset(
     context: &Context,
     request: Request,
     name: &str,
+    force: bool,
 ) -> Result<PreparedReset> {
     let target = request
         .targets
@@ -161,63 +162,83 @@ pub async fn prepare_reset(
     let client = client.map_err(|error| error.on_host(name))?;
     let looked = async {
         let report = client.call(ReadHost {}).await?;
-        if is_in_use(context, &request, name, &client, report.api).await {
-            return Err(Error::new(
-                Kind::Check,
-                format!("`{name}` is a node of a cluster that works; nothing was changed"),
-            )
-            .hint(format!(
-                "`chasi node delete {name}` takes it out of the cluster, and then does this"
-            )));
-        }
-        Ok(report)
+        let leader = in_use(context, &request, name, (&client, report.api), force).await?;
+        Ok((report, leader))
     };
     match looked.await {
-        Ok(report) => Ok(PreparedReset {
+        Ok((report, leader)) => Ok(PreparedReset {
             visitor: request.visitor,
             client,
             plan: Reset {
                 host: name.to_owned(),
                 managed: report.managed,
                 cluster: report.distro.member.map(|member| member.cluster),
+                forgotten: leader.is_some(),
                 ..Reset::default()
             },
+            leader,
         }),
         Err(error) => {
             farewell([client]).await;
-            Err(error.on_host(name))
+            Err(Error::on_host(error, name))
         }
     }
 }
 
 /// Whether an API of the cluster answers, the host's own or another one's, and knows
-/// the node.
-async fn is_in_use(
+/// the node: refused then, or with `force` the one that can make it forget the node.
+async fn in_use(
     context: &Context,
     request: &Request,
     name: &str,
-    own: &Client,
-    api: Option<IpAddr>,
-) -> bool {
-    let knows = |report: ClusterReport| report.nodes.iter().any(|node| node.name == name);
+    (own, api): (&Client, Option<IpAddr>),
+    force: bool,
+) -> Result<Option<Leader>> {
+    let knows = |report: &ClusterReport| report.nodes.iter().any(|node| node.name == name);
+    let refused = || {
+        Error::new(
+            Kind::Check,
+            format!("`{name}` is a node of a cluster that works; nothing was changed"),
+        )
+        .hint(format!(
+            "`chasi node delete {name}` takes it out of the cluster, and then does this"
+        ))
+    };
     if let Some(address) = api
         && let Ok(report) = ask_api([(address, own)]).await
     {
-        return knows(report);
+        return match knows(&report) {
+            true => Err(refused()),
+            false => Ok(None),
+        };
     }
-    let options = request.visitor.looking();
-    match live::leader(context, request, &options, Some(name)).await {
-        Ok(leader) => {
-            farewell([leader.client]).await;
-            knows(leader.report)
-        }
-        Err(_) => false,
-    }
+    let options = request.visitor.changing(!force);
+    let Ok(leader) = live::leader(context, request, &options, Some(name)).await else {
+        return Ok(None);
+    };
+    let via = leader.address;
+    let counts = match leader.client.call(ReadEtcd { via }).await {
+        Ok(members) => members
+            .iter()
+            .any(|one| one.name == name || (api.is_some() && one.address == api)),
+        // Whom nobody can ask about is not taken away.
+        Err(_) => api.is_some(),
+    };
+    let verdict = match (knows(&leader.report), counts) {
+        (false, _) => Ok(None),
+        (true, true) => Err(refused().because("etcd counts it among its members")),
+        (true, false) if force => return Ok(Some(leader)),
+        (true, false) => Err(refused()
+            .hint("add `--force` when it was deleted before, and came back as a node by itself")),
+    };
+    farewell([leader.client]).await;
+    verdict
 }
 
 impl Prepared for PreparedReset {
     async fn abandon(self) {
-        farewell([self.client]).await;
+        let leader = self.leader.map(|leader| leader.client);
+        farewell(leader.into_iter().chain([self.client])).await;
     }
 }
 
@@ -240,7 +261,20 @@ impl PreparedReset {
             }
             Err(error) => done.left_out.push(LeftOut::because(&name, &error)),
         }
+        let mut forgotten = Ok(());
+        if let Some(leader) = self.leader {
+            // Only when no kubelet is left that would make it anew.
+            if done.left_out.is_empty() {
+                let work = leader.client.call(DeleteNode {
+                    address: leader.address,
+                    node: name.clone(),
+                });
+                let what = "remove the node's object";
+                forgotten = context.step(Some(&name), what, work).await;
+            }
+            farewell([leader.client]).await;
+        }
         farewell([self.client]).await;
-        Ok(done)
+        forgotten.map(|()| done)
     }
 }

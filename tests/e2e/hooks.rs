@@ -174,6 +174,21 @@ pub fn assert_repaired(lab: &Lab, plan: impl Fn() -> Value, run: impl Fn() -> Va
     lab.sh("node-2", ": >/var/log/mark.log");
 }
 
+/// They run before and after a drain by hand.
+pub fn assert_drained(lab: &Lab, node: impl Fn(&[&str])) {
+    lab.sh("node-1", ": >/var/log/mark.log");
+    node(&[
+        "drain",
+        "alpha",
+        "--ignore-daemonsets",
+        "--delete-emptydir-data",
+        "--force",
+    ]);
+    node(&["uncordon", "alpha"]);
+    let log = lab.sh("node-1", "cat /var/log/mark.log");
+    assert_eq!(log, "apply before-drain\napply after-drain\n");
+}
+
 /// They were undone, the last first, around the host's own way back.
 pub fn assert_undone(lab: &Lab) {
     assert_eq!(

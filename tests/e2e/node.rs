@@ -209,19 +209,24 @@ fn nodes_come_and_go_under_a_client_that_notices_nothing() {
     let at_first = containers(&site, &stay);
 
     // From 1 + 1 to 3 + 2. One of those that come does not answer, and the others do
-    // not wait for it.
+    // not wait for it. This controller has never had the image.
     let worker = cluster.host(SPARE);
     let missing = format!("node-9={}9", site.lab.address(SPARE));
-    let part = cluster.try_node(&["add", &worker, &missing, "--yes"]);
-    let said = refused(part, 5);
+    let mut part = site.chasi_with(&["node", "add", &worker, &missing, "--yes"], "growing");
+    part.env("CHASI_STORE", site.path("other-store"));
+    let said = refused(part.output().unwrap(), 5);
     assert!(said.contains("node-9"), "{said}");
     assert!(said.contains(&format!("+    - name: {SPARE}")), "{said}");
     assert_eq!(site.text("growing"), text);
     cluster.node(&["add", &worker, "--yes", "--write"]);
     let planes = [cluster.host("node-2"), cluster.host("node-3")];
+    // What is to come later comes later.
+    let [now, later] = ["chasi/demo:1.34.4", "chasi/demo:later"];
+    site.write("growing", &site.text("growing").replace(now, later));
     cluster.node(&[
         "add", &planes[0], &planes[1], "--role", "both", "--yes", "--write",
     ]);
+    site.write("growing", &site.text("growing").replace(later, now));
     assert_eq!(cluster.ready().len(), 5);
     assert_eq!(cluster.etcd("node-3"), "etcd now: 3 of 3 healthy, 2 needed");
     cluster.assert_nothing_to_do();
@@ -397,6 +402,22 @@ fn a_controller_that_is_killed_is_run_again() {
     assert_eq!(cluster.ready(), [&CONTROL_PLANES[..], &[SPARE]].concat());
     cluster.assert_bare(&[WORKER]);
     cluster.assert_nothing_to_do();
+
+    // A node that was deleted as dead, and comes back by itself.
+    site.kubectl("node-1", &format!("delete node {SPARE}"));
+    site.lab.sh(SPARE, "systemctl restart kubelet");
+    until("that the node has registered itself", 60, || {
+        let nodes = site.kubectl("node-1", "get nodes -o name");
+        match nodes.contains(SPARE) {
+            true => Ok(()),
+            false => Err(nodes),
+        }
+    });
+    let said = refused(cluster.try_node(&["reset", SPARE, "--yes"]), 4);
+    assert!(said.contains("--force"), "{said}");
+    cluster.node(&["reset", SPARE, "--yes", "--force"]);
+    assert_eq!(cluster.ready(), CONTROL_PLANES);
+    cluster.assert_bare(&[SPARE]);
 }
 
 #[test]
@@ -422,6 +443,10 @@ fn control_planes_that_are_dead_are_replaced_deleted_and_counted() {
     // The dead one is replaced.
     let spare = cluster.host(SPARE);
     refused(cluster.try_node(&["replace", third, &spare, "--yes"]), 9);
+    let missing = format!("node-9={}9", site.lab.address(SPARE));
+    let bad = cluster.try_node(&["replace", third, &missing, "--force", "--yes"]);
+    let said = refused(bad, 4);
+    assert!(said.contains("nothing was changed"), "{said}");
     cluster.node(&["replace", third, &spare, "--force", "--yes", "--write"]);
     assert_eq!(cluster.ready(), [first, second, WORKER, SPARE]);
     assert_eq!(cluster.etcd(SPARE), "etcd now: 3 of 3 healthy, 2 needed");

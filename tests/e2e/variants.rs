@@ -161,6 +161,10 @@ fn an_older_runtime_two_families_and_an_ordinary_user() {
     assert_eq!(run(&["run", "--yes"])["steps"], 0);
     let plan = || run(&["run", "--dry-run"]);
     hooks::assert_repaired(&lab, plan, || run(&["run", "--yes"]));
+    hooks::assert_drained(&lab, |arguments| {
+        let all = [&["node"], arguments].concat();
+        succeed(&mut site.chasi_with(&all, "variant.yaml"));
+    });
     run(&["delete", "--yes"]);
     hooks::assert_undone(&lab);
     assert!(hooks::is_reached(&lab, "node-2", 8099));

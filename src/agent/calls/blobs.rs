@@ -32,15 +32,26 @@ impl Call for PutBlobs {
     const EFFECT: Effect = Effect::Adds;
 }
 
-/// Reads a blob from the host's store. Its content is the reply's data.
+/// Reads blobs from the host's store. Their content is the reply's data, one after the
+/// other in this order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct GetBlob {
-    /// The blob.
-    pub blob: Blob,
+pub struct GetBlobs {
+    /// The blobs.
+    pub blobs: Vec<Blob>,
 }
 
-impl Call for GetBlob {
+impl Call for GetBlobs {
     type Reply = ();
-    const NAME: &'static str = "get-blob";
+    const NAME: &'static str = "get-blobs";
+    const EFFECT: Effect = Effect::Reads;
+}
+
+/// What the names in the host's store stand for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReadTags {}
+
+impl Call for ReadTags {
+    type Reply = Vec<(String, Blob)>;
+    const NAME: &'static str = "read-tags";
     const EFFECT: Effect = Effect::Reads;
 }

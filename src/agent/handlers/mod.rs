@@ -26,6 +26,7 @@ pub fn router() -> Router {
         .on(blobs::missing)
         .on(blobs::put)
         .on(blobs::get)
+        .on(blobs::tags)
         .on(exchange::open)
         .on(exchange::put_piece)
         .on(exchange::fetch_piece)

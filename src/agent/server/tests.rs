@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::agent::calls::TakeLock;
-use crate::agent::calls::blobs::{BlobsMissing, GetBlob, PutBlobs};
+use crate::agent::calls::blobs::{BlobsMissing, GetBlobs, PutBlobs};
 use crate::agent::client::Client;
 use crate::agent::handlers;
 use crate::event::{Event, Sink};
@@ -559,8 +559,8 @@ async fn asking_for_blobs_makes_no_store() {
     );
     assert!(!agent.path().join("store").exists());
     let error = client
-        .call(GetBlob {
-            blob: blobs[0].clone(),
+        .call(GetBlobs {
+            blobs: blobs.clone(),
         })
         .await
         .unwrap_err();

@@ -12,7 +12,8 @@ use crate::spec::certificate::Fingerprint;
 use crate::spec::clusterfile::edit::NewHost;
 use crate::spec::name::UserName;
 
-/// Add hosts to a cluster, with the image that its Clusterfile names.
+/// Add hosts to a cluster, with the image that it runs: it is taken from the cluster's
+/// hosts when it is not here.
 ///
 /// It is what `chasi run` does with a Clusterfile that has these hosts too. The
 /// change to the Clusterfile is printed, or made with `--write`. A host that
@@ -122,16 +123,13 @@ impl Args {
             .collect::<Result<Vec<_>>>()?;
         let edit = chosen.edited(&[], &hosts)?;
         let selection = Selection::new(&[], &self.ignore)?;
-        let request = edit
-            .chosen
-            .request(shell, self.consent.dry_run, selection)?;
-        let work = run::apply(
-            shell,
-            &self.consent,
-            request,
-            &edit.chosen,
-            run::With::Edit(&edit, self.write),
-        );
-        shell.block_on(work)
+        shell.block_on(async {
+            let chosen = &edit.chosen;
+            let asked = chosen.request_as_it_runs(shell, self.consent.dry_run, selection);
+            // The image stays while it is needed.
+            let (request, _running) = asked.await?;
+            let with = run::With::Edit(&edit, self.write);
+            run::apply(shell, &self.consent, request, chosen, with).await
+        })
     }
 }

@@ -35,7 +35,7 @@ impl Args {
     pub fn run(self, shell: &Shell) -> Result<()> {
         let request = self.known.choose(shell)?.look(shell)?;
         let options = self.moving.options(self.force, self.ignore_daemonsets);
-        let work = nodes::drain(shell.context(), &request, &self.nodes, options);
+        let work = nodes::drain(shell.context(), &request, &self.nodes, &options);
         let drained = shell.block_on(work)?;
         match self.format {
             Format::Json => shell.json(&drained),

@@ -5,8 +5,8 @@ use super::super::consent::Shown;
 use super::super::{Shell, run};
 use super::delete::{describe, settle};
 use super::{Access, Going, known_hosts};
-use crate::cluster::connect::Prepared as _;
 use crate::cluster::removal::{self, Arriving, Report};
+use crate::cluster::{self, check::Selection, connect::Prepared as _};
 use crate::error::{Error, Kind, Result};
 
 /// Put a new host in the place of a node: it joins and is healthy first, then the
@@ -57,6 +57,14 @@ impl Args {
     /// A control plane that is dead: its member goes first.
     async fn dead(&self, shell: &Shell, chosen: &Chosen, after: &Edit) -> Result<()> {
         let prepared = self.prepare(shell, chosen, Vec::new()).await?;
+        // While no API answers, nobody can say more.
+        let is_lost = |step: &removal::Step| step.action == removal::Action::RecoverEtcd;
+        if !prepared.plan.steps.iter().any(is_lost)
+            && let Err(error) = self.check_new(shell, after).await
+        {
+            prepared.abandon().await;
+            return Err(error);
+        }
         let plan = format!(
             "{}\nThen `{}` joins: with the dead member still counted, it would be one of {} that need more than are alive.\n",
             describe(&prepared.plan),
@@ -72,6 +80,33 @@ impl Args {
         }
         run::follow(shell, &after.chosen).await?;
         self.conclude(shell, after, &report)
+    }
+
+    /// Fails when something is wrong with the new host: the checks are made that come
+    /// before it joins.
+    async fn check_new(&self, shell: &Shell, after: &Edit) -> Result<()> {
+        let asked = after
+            .chosen
+            .request_as_it_runs(shell, true, Selection::default());
+        let (request, _running) = asked.await?;
+        let prepared = cluster::run::prepare(shell.context(), request).await?;
+        let left_out = prepared.plan.left_out.clone();
+        prepared.abandon().await;
+        let new = after.chosen.clusterfile.cluster.hosts.iter().last();
+        let wrong = left_out
+            .iter()
+            .find(|one| new.is_some_and(|new| one.host == new.name.as_str()));
+        match wrong {
+            None => Ok(()),
+            Some(one) => Err(Error::new(
+                Kind::Check,
+                format!(
+                    "`{}` cannot take the place of `{}`; nothing was changed",
+                    one.host, self.old
+                ),
+            )
+            .and(one.error())),
+        }
     }
 
     /// Any other: the new one is healthy first.

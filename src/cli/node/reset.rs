@@ -19,6 +19,10 @@ pub struct Args {
     /// The host's address, when no Clusterfile has it.
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["node", "cluster", "file"])]
     address: Option<String>,
+    /// Also when its cluster knows it as a node, as one does that was deleted as dead
+    /// and came back: the node's object goes too. Not with a member of its etcd.
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     access: super::Access,
     #[command(flatten)]
@@ -53,7 +57,8 @@ impl Args {
         };
         let request = chosen.look(shell)?;
         shell.block_on(async {
-            let prepared = nodes::prepare_reset(shell.context(), request, &name).await?;
+            let prepared =
+                nodes::prepare_reset(shell.context(), request, &name, self.force).await?;
             let plan = prepared.plan.clone();
             let shown = Shown {
                 text: &describe(&name, &plan),
@@ -61,7 +66,7 @@ impl Args {
                 value: &plan,
             };
             let question = format!("Put `{name}` back as it was?");
-            let question = Some(question.as_str()).filter(|_| plan.managed);
+            let question = Some(question.as_str()).filter(|_| plan.managed || plan.forgotten);
             let decided = self
                 .consent
                 .decide(shell, prepared, &shown, question)
@@ -78,11 +83,16 @@ impl Args {
 }
 
 fn describe(name: &str, plan: &Reset) -> String {
-    match (plan.managed, &plan.cluster) {
+    let forgotten = match plan.forgotten {
+        true => format!("The cluster forgets the node `{name}`.\n"),
+        false => String::new(),
+    };
+    let host = match (plan.managed, &plan.cluster) {
         (false, _) => format!("Nothing to do: nothing of chasi's is on `{name}`.\n"),
         (true, Some(cluster)) => format!(
             "Everything of cluster `{cluster}` goes from `{name}`, with its data; the host then is as it was before.\n"
         ),
         (true, None) => format!("`{name}` is put back as it was before chasi came.\n"),
-    }
+    };
+    host + &forgotten
 }

@@ -9,7 +9,7 @@ use super::super::consent::Consent;
 use super::Moving;
 use super::delete::describe;
 use crate::cluster::connect::{LeftOut, Prepared as _};
-use crate::cluster::removal::{self, Arriving, Report};
+use crate::cluster::removal::{self, Report};
 use crate::cluster::run;
 use crate::cluster::unlisted::Unlisted;
 use crate::error::{Error, Kind, Result};
@@ -61,10 +61,7 @@ impl Unlisting {
         let mut going: Vec<Unlisted> = prepared.plan.unlisted.clone();
         let mut departure = Departure::default();
         while !going.is_empty() {
-            let error = match self
-                .look_at(shell, chosen, &going, &prepared.arriving)
-                .await
-            {
+            let error = match self.look_at(shell, chosen, &going, prepared).await {
                 Ok(removal) => {
                     departure.removal = Some(removal);
                     break;
@@ -98,13 +95,17 @@ impl Unlisting {
         shell: &Shell,
         chosen: &Chosen,
         going: &[Unlisted],
-        arriving: &[Arriving],
+        prepared: &run::Prepared,
     ) -> Result<(Chosen, removal::Plan)> {
         let with = chosen.with_unlisted(going)?;
-        let request = removal::Request {
-            arriving: arriving.to_vec(),
-            ..self.request(shell, &with, &names(going), true)?
-        };
+        let mut request = self.request(shell, &with, &names(going), true)?;
+        request.arriving = prepared.arriving.clone();
+        // Those that are to come have nothing to say yet, and one that something is wrong
+        // with was told.
+        let comes = |name: &str| prepared.arriving.iter().any(|one| one.name == name);
+        let is_out = |name: &str| prepared.plan.left_out.iter().any(|one| one.host == name);
+        let targets = &mut request.targets;
+        targets.retain(|target| !comes(&target.name) && !is_out(&target.name));
         let prepared = removal::prepare(shell.context(), request).await?;
         let plan = prepared.plan.clone();
         prepared.abandon().await;
@@ -187,24 +188,28 @@ impl Departure {
         text
     }
 
-    /// Says which nodes stay, and what deletes them.
-    pub fn tell_staying(&self, shell: &Shell) {
-        if let Some((_, plan)) = &self.removal {
+    /// Says which nodes stay, and what deletes them: all of them, or those that cannot go.
+    /// They may wait for hosts that have not come.
+    pub fn tell_staying(&self, shell: &Shell, all: bool, waits_for: &[String]) {
+        let stays = |name: &str| {
+            format!("{name} stays, although the Clusterfile does not name it any more")
+        };
+        if let Some((_, plan)) = self.removal.as_ref().filter(|_| all) {
             let names = plan.nodes();
+            let why = match waits_for {
+                [] => "`--delete-unlisted` deletes it".to_owned(),
+                hosts => format!("first {} must have come", hosts.join(", ")),
+            };
             shell.context().warn(format!(
-                "{} stays, although the Clusterfile does not name it any more: `chasi run` with `--delete-unlisted` deletes it, and so does `chasi node delete {}`",
-                names.join(", "),
+                "{}: {why}; `chasi node delete {}` does it by itself",
+                stays(&names.join(", ")),
                 names.join(" ")
             ));
         }
         for one in &self.stay {
-            let advice: Vec<String> = one.hints.iter().map(|hint| format!("; {hint}")).collect();
-            shell.context().warn(format!(
-                "{} stays, although the Clusterfile does not name it any more: {}{}",
-                one.host,
-                one.reason,
-                advice.concat()
-            ));
+            let hints: Vec<String> = one.hints.iter().map(|hint| format!("; {hint}")).collect();
+            let text = format!("{}: {}{}", stays(&one.host), one.reason, hints.concat());
+            shell.context().warn(text);
         }
     }
 }
@@ -219,4 +224,33 @@ fn advised(error: Error, name: &str) -> Error {
     told.because(error).hint(format!(
         "make it reachable and run this again; or `chasi node delete {name} --force`, when it is gone for good"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_cannot_go_is_told_with_what_to_type() {
+        let error = Error::new(Kind::Unreachable, "no route to host");
+        let departure = Departure {
+            removal: None,
+            stay: vec![LeftOut::because("w3", &advised(error, "w3"))],
+        };
+        insta::assert_snapshot!(departure.describe(), @r"
+
+        The Clusterfile does not name w3 any more, and it cannot be deleted: its host cannot be reached: no route to host
+          make it reachable and run this again; or `chasi node delete w3 --force`, when it is gone for good
+        ");
+        let value = serde_json::to_value(departure.beside(&serde_json::json!({"cluster": "shop"})));
+        let value = value.unwrap();
+        assert_eq!(value["cluster"], "shop");
+        assert_eq!(value["unlisted_staying"][0]["host"], "w3");
+        assert!(value.get("removal").is_none());
+        // Of a cluster that is as the Clusterfile says, nothing is told.
+        let nothing = Departure::default();
+        assert_eq!(nothing.describe(), "");
+        let value = serde_json::to_value(nothing.beside(&serde_json::json!({}))).unwrap();
+        assert_eq!(value, serde_json::json!({}));
+    }
 }
