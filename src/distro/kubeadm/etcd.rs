@@ -122,6 +122,19 @@ impl Etcd {
         }
     }
 
+    /// Whether the one that is asked decides, and nobody else does. Just started with
+    /// `--force-new-cluster` it names no others at once, but that they are gone is only
+    /// durable when it has been elected: stopped before, it would wait for them again.
+    pub(super) async fn is_alone(&self) -> bool {
+        let asked = json!({ "linearizable": true });
+        let answer = self.ask("/v3/cluster/member/list", &asked).await;
+        answer.is_ok_and(|answer| {
+            answer["members"]
+                .as_array()
+                .is_some_and(|all| all.len() == 1)
+        })
+    }
+
     /// The members, and which of them answer.
     pub async fn members(&self) -> Result<Vec<EtcdMember>> {
         let members = self.list().await?;

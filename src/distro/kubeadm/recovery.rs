@@ -3,9 +3,10 @@
 //! (etcd.io/docs/v3.6/op-guide/recovery).
 //!
 //! The flag is put into the static pod's manifest, and taken out again as soon as
-//! the member is alone: started with it once more, later, it would throw the others
-//! out. Each state is recognised by what the manifest says and whom etcd names, so
-//! that an interrupted recovery goes on where it was.
+//! the member decides alone, which it does not yet when it only names no others:
+//! started with it once more, later, it would throw the others out. Each state is
+//! recognised by what the manifest says and whom etcd names, so that an interrupted
+//! recovery goes on where it was.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -36,7 +37,7 @@ pub async fn recover(root: &Path, address: IpAddr, patience: Duration) -> Result
         .or_err(Kind::System, || format!("cannot read `{}`", path.display()))?;
     let plain = without_flag(&text);
     let etcd = Etcd::open(root, address)?;
-    if text == plain && !is_alone(&etcd).await {
+    if text == plain && !etcd.is_alone().await {
         let forced = with_flag(&plain).ok_or_else(|| {
             Error::new(
                 Kind::Failed,
@@ -47,20 +48,16 @@ pub async fn recover(root: &Path, address: IpAddr, patience: Duration) -> Result
     }
     if is_under_way(root) {
         let end = Instant::now() + patience;
-        while !is_alone(&etcd).await {
+        while !etcd.is_alone().await {
             wait(end, "etcd has not become a cluster of its own").await?;
         }
         file::write(&path, plain.as_bytes(), 0o600)?;
     }
     let end = Instant::now() + patience;
-    while runs_with_flag() || !etcd.answers(address).await || !is_alone(&etcd).await {
+    while runs_with_flag() || !etcd.answers(address).await || !etcd.is_alone().await {
         wait(end, "etcd has not started as usual again").await?;
     }
     Ok(())
-}
-
-async fn is_alone(etcd: &Etcd) -> bool {
-    etcd.members().await.is_ok_and(|members| members.len() == 1)
 }
 
 /// Whether a process was started with the flag.
