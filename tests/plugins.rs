@@ -137,14 +137,13 @@ impl Site {
     }
 
     fn undo(&self, phase: Phase) -> Result<Option<String>> {
+        self.undo_or_leave(phase, false)
+    }
+
+    fn undo_or_leave(&self, phase: Phase, leave: bool) -> Result<Option<String>> {
         let (root, journal) = (&self.host.root, self.journal());
-        hook::undo(
-            root,
-            &journal,
-            &self.manifest.name,
-            phase,
-            &Context::silent(),
-        )
+        let which = (&self.manifest.name, phase);
+        hook::undo(root, &journal, which, leave, &Context::silent())
     }
 
     fn journal(&self) -> Journal {
@@ -170,7 +169,8 @@ impl Site {
                  is-enabled) [ -e $1.enabled ] && echo enabled || {{ echo disabled; exit 1; }} ;;\n\
                  is-active) [ -e $1.active ] && echo active || {{ echo inactive; exit 3; }} ;;\n\
                  enable) touch $1.enabled ;; disable) rm -f $1.enabled ;;\n\
-                 restart|start) touch $1.active ;; stop) rm -f $1.active ;; esac",
+                 show) [ ! -e $2.kept ] || printf 'ConditionResult=no\nConditionTimestampMonotonic=5\n' ;;\n\
+                 restart|start) [ -e $1.kept ] || touch $1.active ;; stop) rm -f $1.active ;; esac",
                 state.display()
             ),
         );
@@ -249,6 +249,14 @@ fn what_has_no_way_back_is_told_and_what_is_forgotten_stays() {
     assert!(hook::forget(&site.host.root, &site.manifest.name).unwrap());
     assert!(!hook::forget(&site.host.root, &site.manifest.name).unwrap());
     assert_eq!(site.undo(Phase::AfterHost).unwrap(), None);
+
+    // One that knows the way back need not go it.
+    let site = Site::new(MANIFEST, &marking(""));
+    site.apply(&site.hook(Phase::AfterHost, &[])).unwrap();
+    let note = site.undo_or_leave(Phase::AfterHost, true).unwrap().unwrap();
+    assert!(note.contains("`mark` did stays, as was asked"), "{note}");
+    assert_eq!(site.host.read("etc/mark-after-host"), "a\n");
+    assert_eq!(hook::applied(&site.host.root).unwrap(), []);
 }
 
 #[test]
@@ -260,7 +268,7 @@ fn a_plugin_that_fails_is_told_and_stays_to_be_undone() {
             "after-host: no disk",
         ),
         ("kill -SEGV $$", "signal 11 ended it"),
-        ("sleep 60", "it took longer than its manifest gives it"),
+        ("sleep 60", "it was ended after 2 s, the `timeoutSeconds`"),
         ("echo done; exit 0", "its answer is not what a plugin says"),
         ("exit 0", "its answer is not what a plugin says"),
         (
@@ -298,7 +306,7 @@ fn a_plugin_that_fails_is_told_and_stays_to_be_undone() {
                 .message()
                 .starts_with("the plugin `mark` failed to apply at after-host: ")
         );
-        assert!(error.hints()[0].contains("{name: mark, enabled: false}"));
+        assert!(error.hints()[0].contains("without `mark`"));
         assert_eq!(site.due(&hook).unwrap(), "it has not run here yet");
         assert_eq!(journal::pending(&site.host.root).unwrap(), []);
         // It may have changed something.
@@ -445,6 +453,34 @@ fn chrony_asks_the_given_servers_and_then_its_own_again() {
     });
     let wrong = site.hook(Phase::BeforeHost, &[("servers", list(&["a b; rm -rf"]))]);
     assert!(say(&site.apply(&wrong).unwrap_err()).contains("neither a name nor an address"));
+}
+
+#[test]
+fn timesyncd_that_a_container_does_not_start_is_told_and_left_at_that() {
+    let site = Site::shipped("time-sync");
+    let hook = site.hook(Phase::BeforeHost, &[("servers", list(&["192.0.2.40"]))]);
+    site.systemctl();
+    // Neither of the two is there: it fails, and there is nothing to undo.
+    let error = say(&site.apply(&hook).unwrap_err());
+    assert!(error.contains("neither chrony nor"), "{error}");
+    site.undo(Phase::BeforeHost).unwrap();
+    assert_eq!(hook::applied(&site.host.root).unwrap(), []);
+
+    site.host.write("lib/systemd/systemd-timesyncd", "");
+    let kept = "run/units/systemd-timesyncd.service.kept";
+    site.host.write(kept, "");
+    let reply = site.apply(&hook).unwrap();
+    assert!(reply.notes[0].contains("does not start"), "{reply:?}");
+    assert_eq!(site.due(&hook), None);
+    let configuration = "etc/systemd/timesyncd.conf.d/50-chasi-plugin.conf";
+    assert!(site.host.read(configuration).contains("NTP=192.0.2.40\n"));
+    // Where nothing keeps it from starting, it is to run.
+    fs::remove_file(site.host.files.join(kept)).unwrap();
+    assert!(site.due(&hook).unwrap().contains("does not run"));
+    assert_eq!(site.apply(&hook).unwrap().notes, [""; 0]);
+    assert_eq!(site.due(&hook), None);
+    site.undo(Phase::BeforeHost).unwrap();
+    assert!(!site.host.files.join(configuration).exists());
 }
 
 #[test]

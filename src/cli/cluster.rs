@@ -337,6 +337,7 @@ impl Chosen {
             visitor: visitor(shell)?,
             dry_run,
             selection,
+            leave_plugins: Vec::new(),
         })
     }
 }

@@ -82,10 +82,9 @@ fn describe(plan: &Plan) -> String {
         ),
     };
     for (host, stays) in &plan.stays {
-        text += &format!(
-            "stays on {host}: what the plugin {}\n",
-            stays.join(", and what the plugin ")
-        );
+        for one in stays {
+            text += &format!("stays on {host}: what the plugin {one}\n");
+        }
     }
     if !plan.bare.is_empty() {
         text += &format!("nothing is left on: {}\n", plan.bare.join(", "));

@@ -20,6 +20,7 @@ use crate::cluster::removal::Report as Removed;
 use crate::cluster::run::{self, Report};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Context, Event};
+use crate::spec::plugin::PluginName;
 
 /// How wide a plan is at most: the usual terminal, also where it is read later.
 const COLUMNS: usize = 80;
@@ -43,6 +44,10 @@ pub struct Args {
     /// names of areas, with commas.
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     ignore: Vec<String>,
+    /// A plugin that is not undone where the Clusterfile no longer wants it: what it
+    /// did stays. For one whose way back fails.
+    #[arg(long, value_name = "PLUGIN")]
+    leave_plugin: Vec<PluginName>,
     #[command(flatten)]
     consent: Consent,
     #[command(
@@ -72,7 +77,8 @@ impl Args {
             }
         };
         let selection = Selection::new(&[], &self.ignore)?;
-        let request = chosen.request(shell, self.consent.dry_run, selection)?;
+        let mut request = chosen.request(shell, self.consent.dry_run, selection)?;
+        request.leave_plugins = self.leave_plugin;
         let with = With::Unlisting(&self.unlisting);
         shell.block_on(apply(shell, &self.consent, request, &chosen, with))
     }

@@ -360,11 +360,16 @@ impl Run<'_> {
                     .await
                     .map(drop)
             }
-            Action::UndoPlugin { plugin, phase, .. } => {
+            Action::UndoPlugin {
+                plugin,
+                phase,
+                undo,
+            } => {
                 let left = client
                     .call(UndoHook {
                         plugin: plugin.clone(),
                         phase: *phase,
+                        leave: !undo,
                         run: self.run.to_owned(),
                     })
                     .await?;

@@ -23,8 +23,13 @@ pub struct HookState {
     pub surplus: Vec<Remembered>,
 }
 
-/// Asks a host what there is to do for its plugins.
-pub(super) async fn state(client: &Client, host: &DesiredHost) -> Result<HookState> {
+/// Asks a host what there is to do for its plugins. What those of `left` did is not
+/// undone.
+pub(super) async fn state(
+    client: &Client,
+    host: &DesiredHost,
+    left: &[PluginName],
+) -> Result<HookState> {
     let call = CheckHooks {
         identity: host.identity,
         hooks: host.hooks.clone(),
@@ -44,6 +49,10 @@ pub(super) async fn state(client: &Client, host: &DesiredHost) -> Result<HookSta
             .into_iter()
             .rev()
             .filter(|one| !is_wanted(one))
+            .map(|one| Remembered {
+                undo: one.undo && !left.contains(&one.plugin),
+                ..one
+            })
             .collect(),
     })
 }
@@ -53,11 +62,14 @@ pub(super) async fn state(client: &Client, host: &DesiredHost) -> Result<HookSta
 pub(super) async fn staying(client: &Client, left: &[PluginName]) -> Result<Vec<String>> {
     let remembered = client.call(ReadHooks {}).await?;
     let stays = |one: &Remembered| one.phase.lasts() && (!one.undo || left.contains(&one.plugin));
-    Ok(remembered
+    let mut staying: Vec<String> = remembered
         .into_iter()
         .filter(stays)
-        .map(|one| format!("`{}` {}", one.plugin, one.description))
-        .collect())
+        .map(|one| format!("`{}` did: {}", one.plugin, one.description))
+        .collect();
+    // A plugin of several phases is one.
+    staying.dedup();
+    Ok(staying)
 }
 
 /// The plugins that an image brings.

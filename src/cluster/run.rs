@@ -31,6 +31,7 @@ use crate::host::Part;
 use crate::oci::{Blob, ClusterImage, Store};
 use crate::remote::Target;
 use crate::spec;
+use crate::spec::plugin::PluginName;
 
 /// What to run, where, as whom.
 pub struct Request {
@@ -48,6 +49,8 @@ pub struct Request {
     pub dry_run: bool,
     /// Which checks do not count.
     pub selection: Selection,
+    /// Plugins that are not undone where they are no longer wanted.
+    pub leave_plugins: Vec<PluginName>,
 }
 
 /// Everything that is known before the first change.
@@ -220,7 +223,7 @@ async fn look(
         .collect();
     let etcd = live.map_or(&[][..], |live| &live.etcd);
     let desired = desired(&request.cluster, image, &known, etcd)?;
-    let hosts = survey(&desired, clients, reports, image).await?;
+    let hosts = survey(&desired, clients, reports, image, &request.leave_plugins).await?;
     let nodes = live.map(|live| live.report.nodes.clone());
     let survey = Survey {
         hosts,
@@ -331,6 +334,7 @@ async fn survey(
     clients: &BTreeMap<String, Client>,
     reports: &BTreeMap<String, HostReport>,
     image: &ClusterImage,
+    left: &[PluginName],
 ) -> Result<BTreeMap<String, HostState>> {
     let blobs = image.blobs();
     join_all(desired.hosts.iter().map(|host| {
@@ -351,7 +355,7 @@ async fn survey(
                 .call(CheckSettings { settings })
                 .await
                 .map_err(|error| error.on_host(name))?;
-            let hooks = hooks::state(client, host)
+            let hooks = hooks::state(client, host, left)
                 .await
                 .map_err(|error| error.on_host(name))?;
             Ok((name.clone(), host_state(report, missing, settled, hooks)))

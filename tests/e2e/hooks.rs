@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{Lab, chasi, succeed, until};
 use crate::site::Site;
+use crate::watched::{Ended, Watched};
 
 /// The image with plugins.
 pub const IMAGE: &str = "chasi/demo:plugins";
@@ -147,6 +148,92 @@ pub fn assert_applied(lab: &Lab) {
         let expected = "apply before-host\napply after-host\napply before-join\napply after-join\n";
         assert_eq!(log, expected, "{host}");
     }
+}
+
+/// A command that plugins of one host must keep from its end there; what it told has
+/// these parts.
+fn fails_in_part(run: Watched, parts: &[&str]) -> Ended {
+    let ended = run.end();
+    assert_eq!(ended.code, Some(5), "{}", ended.told);
+    for part in parts {
+        assert!(ended.told.contains(part), "{part}: {}", ended.told);
+    }
+    ended
+}
+
+/// The first install. A plugin fails on one host: the other one gets done, that one is
+/// not begun, and when what was wrong is mended the same command goes on.
+pub fn install(lab: &Lab, run: impl Fn() -> Watched) {
+    lab.sh("node-2", "touch /etc/mark-must-fail");
+    let parts = [
+        "the plugin `mark` failed to apply at before-host: it exited with 3",
+        "no luck",
+        "run the same command again",
+    ];
+    fails_in_part(run(), &parts);
+    assert_eq!(lab.sh("node-1", "cat /etc/mark-after-join"), "hello\n");
+    lab.sh("node-2", "test ! -e /var/lib/chasi/node");
+    lab.sh("node-2", "rm /etc/mark-must-fail /var/log/mark.log");
+    run().succeed();
+}
+
+/// A plugin that takes too long is ended with what it began, and one during which the
+/// controller dies is completed.
+pub fn assert_bounded(lab: &Lab, run: impl Fn() -> Watched) {
+    lab.sh(
+        "node-2",
+        "echo 7777 >/etc/mark-must-wait; rm /etc/mark-after-host",
+    );
+    fails_in_part(run(), &["ended after 6 s"]);
+    lab.sh(
+        "node-2",
+        "! pgrep -f '^sleep 7777'; test ! -e /etc/mark-after-host",
+    );
+
+    lab.sh(
+        "node-2",
+        "echo 3 >/etc/mark-must-wait; : >/var/log/mark.log",
+    );
+    let log = || lab.sh("node-2", "cat /var/log/mark.log");
+    let mut killed = run();
+    killed.wait_for_step("run the plugin `mark` (after-host)", Some("beta"));
+    until("that the plugin has begun", 30, || match log().as_str() {
+        "" => Err("nothing in its log".into()),
+        _ => Ok(()),
+    });
+    killed.crash();
+    // The next run waits for the agent, and finds it done.
+    run().succeed();
+    assert_eq!(log(), "apply after-host\n");
+    assert_eq!(lab.sh("node-2", "cat /etc/mark-after-host"), "hello\n");
+    lab.sh("node-2", "rm /etc/mark-must-wait");
+}
+
+/// The Clusterfile without two of the plugins.
+pub fn turned_off(clusterfile: &str) -> String {
+    let plugins: Vec<&str> = PLUGINS.split_inclusive('\n').collect();
+    let firewall = plugins.iter().find(|line| line.contains("firewall"));
+    clusterfile.replace(firewall.unwrap(), "").replace(
+        plugins[0],
+        "  plugins:\n    - {name: mark, enabled: false}\n",
+    )
+}
+
+/// Plugins that the Clusterfile turns off are undone by the next run, and one whose way
+/// back fails can be left as it is.
+pub fn assert_turned_off(lab: &Lab, run: impl Fn(&[&str]) -> Watched) {
+    lab.sh("node-2", "touch /etc/mark-must-stay");
+    let parts = ["failed to undo", "no way back", "--leave-plugin mark"];
+    fails_in_part(run(&["run", "--yes"]), &parts);
+    lab.sh("node-1", "! ls /etc/mark-*");
+    run(&["run", "--yes", "--leave-plugin", "mark"]).succeed();
+    assert!(is_reached(lab, "node-2", 8099));
+    let left = lab.sh("node-2", "rm /etc/mark-must-stay; ls /etc | grep ^mark-");
+    assert_eq!(
+        left,
+        "mark-after-host\nmark-after-join\nmark-before-host\nmark-before-join\n"
+    );
+    assert_eq!(run(&["run", "--yes"]).succeed()["steps"], 0);
 }
 
 /// What someone changed is planned, and made right, and nothing else.

@@ -11,6 +11,7 @@ use crate::hooks;
 use crate::lab::{Lab, chasi, succeed, until};
 use crate::site::Site;
 use crate::traces::Traces;
+use crate::watched::Watched;
 
 /// Debian's containerd in a cluster image of its own, in the site's store.
 fn build_image(site: &Site) {
@@ -91,7 +92,12 @@ fn an_older_runtime_two_families_and_an_ordinary_user() {
         let mut command = site.chasi_with(arguments, "variant.yaml");
         serde_json::from_str(&succeed(command.args(["--format", "json"]))).unwrap()
     };
-    run(&["run", "--yes"]);
+    let watched = |arguments: &[&str], file: &str| {
+        let arguments = [arguments, &["--format", "json"]].concat();
+        Watched::start(site.chasi_with(&arguments, file))
+    };
+    let run_again = || watched(&["run", "--yes"], "variant.yaml");
+    hooks::install(&lab, run_again);
 
     let kubectl = |arguments: &str| -> Value {
         let command = format!(
@@ -159,6 +165,10 @@ fn an_older_runtime_two_families_and_an_ordinary_user() {
     hooks::open(&lab);
     hooks::assert_closed(&lab);
     assert_eq!(run(&["run", "--yes"])["steps"], 0);
+    hooks::assert_bounded(&lab, run_again);
+    site.write("off.yaml", &hooks::turned_off(&text));
+    hooks::assert_turned_off(&lab, |arguments| watched(arguments, "off.yaml"));
+    run(&["run", "--yes"]);
     let plan = || run(&["run", "--dry-run"]);
     hooks::assert_repaired(&lab, plan, || run(&["run", "--yes"]));
     hooks::assert_drained(&lab, |arguments| {

@@ -72,12 +72,14 @@ pub struct UndoHook {
     pub plugin: PluginName,
     /// The phase.
     pub phase: Phase,
+    /// Whether it is only forgotten: what it did stays.
+    pub leave: bool,
     /// The run, for the journal.
     pub run: String,
 }
 
 impl Call for UndoHook {
-    /// What could not be undone.
+    /// What stays.
     type Reply = Option<String>;
     const NAME: &'static str = "undo-hook";
     const EFFECT: Effect = Effect::Changes;

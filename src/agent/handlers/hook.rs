@@ -44,7 +44,8 @@ pub(super) async fn undo(scope: Scope, call: UndoHook) -> Result<Option<String>>
     let context = scope.context.clone();
     super::blocking(move || {
         let (root, journal) = ready(&call.run)?;
-        hook::undo(&root, &journal, &call.plugin, call.phase, &context)
+        let which = (&call.plugin, call.phase);
+        hook::undo(&root, &journal, which, call.leave, &context)
     })
     .await
 }

@@ -217,21 +217,26 @@ pub fn moment(root: &Root, journal: &Journal, phase: Phase, ctx: &Context) -> Re
     Ok(())
 }
 
-/// Undoes what one plugin did, and forgets it. Returns what could not be undone.
+/// Undoes what one plugin did, unless that is to be left, and forgets it. Returns
+/// what stays.
 pub fn undo(
     root: &Root,
     journal: &Journal,
-    plugin: &PluginName,
-    phase: Phase,
+    (plugin, phase): (&PluginName, Phase),
+    leave: bool,
     ctx: &Context,
 ) -> Result<Option<String>> {
     let Some(one) = record::find(root, plugin, phase)? else {
         return Ok(None);
     };
     let mut note = None;
-    if phase.lasts() && !one.hook.plugin.undo {
+    if phase.lasts() && (leave || !one.hook.plugin.undo) {
+        let why = match one.hook.plugin.undo {
+            true => "as was asked",
+            false => "because it knows no way back",
+        };
         note = Some(format!(
-            "what the plugin `{plugin}` did stays, because it knows no way back: {}",
+            "what the plugin `{plugin}` did stays, {why}: {}",
             one.hook.plugin.description
         ));
     } else if phase.lasts() {
@@ -255,8 +260,8 @@ pub fn undo_all(
     let mut notes = Vec::new();
     for one in applied(root)?.iter().rev() {
         if one.hook.phase.lasts() && is_meant(one.hook.phase) {
-            let plugin = &one.hook.plugin.name;
-            notes.extend(undo(root, journal, plugin, one.hook.phase, ctx)?);
+            let which = (&one.hook.plugin.name, one.hook.phase);
+            notes.extend(undo(root, journal, which, false, ctx)?);
         }
     }
     Ok(notes)

@@ -94,7 +94,7 @@ pub(super) fn run(
         host: None,
         text: log(hook, verb, &said),
     });
-    judge(&said).map_err(|why| failure(hook, verb, why))
+    judge(&said, hook.plugin.timeout_seconds).map_err(|why| failure(hook, verb, why))
 }
 
 /// Makes sure that a plugin's files are what the generation says, and that it is the
@@ -223,7 +223,7 @@ fn environment(
 }
 
 /// What its answer is, or why it failed, and what it said of that.
-fn judge(said: &Said) -> Result<Reply, Why> {
+fn judge(said: &Said, seconds: u16) -> Result<Reply, Why> {
     let answer = (!said.is_cut)
         .then(|| serde_json::from_slice::<Reply>(&said.stdout))
         .transpose();
@@ -251,7 +251,9 @@ fn judge(said: &Said) -> Result<Reply, Why> {
             said: end(),
         }),
         (Ended::TooLong, _) => Err(Why {
-            message: "it took longer than its manifest gives it, and was ended".into(),
+            message: format!(
+                "it was ended after {seconds} s, the `timeoutSeconds` of its manifest"
+            ),
             said: end(),
         }),
     }
@@ -280,10 +282,10 @@ fn failure(hook: &Hook, verb: Verb, why: Why) -> Error {
     };
     match verb {
         Verb::Check | Verb::Apply => error.hint(format!(
-            "mend what it says, then run the same command again: it goes on there; without the plugin, write `- {{name: {name}, enabled: false}}` below `plugins` in the Clusterfile"
+            "mend what it says, then run the same command again: it goes on there; to go on without `{name}`, turn it off below `plugins` in the Clusterfile: `enabled: false`"
         )),
         Verb::Undo => error.hint(format!(
-            "mend what it says, then run the same command again; `chasi delete --leave-plugin {name}` leaves what it did"
+            "mend what it says, then run the same command again; `chasi run` and `chasi delete` go past it with `--leave-plugin {name}`, which leaves what it did"
         )),
     }
 }
