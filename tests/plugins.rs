@@ -8,11 +8,12 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use chasi::digest::Digest;
 use chasi::error::{Error, Kind, Result};
-use chasi::event::Context;
-use chasi::host::hook::{self, Hook, Peer, Port, Reply, Subject, Surroundings};
+use chasi::event::{Context, Event, Sink};
+use chasi::host::hook::{self, Hook, Peer, Port, Reply, Secret, Secrets, Subject, Surroundings};
 use chasi::host::journal::{self, Journal};
 use chasi::host::leave;
 use chasi::spec::plugin::{Manifest, Phase, SettingValue};
@@ -122,18 +123,21 @@ impl Site {
     }
 
     fn due(&self, hook: &Hook) -> Option<String> {
-        hook::due(&self.host.root, &self.identity, hook, &Context::silent()).unwrap()
+        self.due_with(hook, &Secrets::new())
+    }
+
+    fn due_with(&self, hook: &Hook, secrets: &Secrets) -> Option<String> {
+        let (root, context) = (&self.host.root, Context::silent());
+        hook::due(root, &self.identity, hook, secrets, &context).unwrap()
     }
 
     fn apply(&self, hook: &Hook) -> Result<Reply> {
-        let context = Context::silent();
-        hook::apply(
-            &self.host.root,
-            &self.journal(),
-            &self.identity,
-            hook,
-            &context,
-        )
+        self.apply_with(hook, &Secrets::new(), &Context::silent())
+    }
+
+    fn apply_with(&self, hook: &Hook, secrets: &Secrets, context: &Context) -> Result<Reply> {
+        let (root, journal) = (&self.host.root, self.journal());
+        hook::apply(root, &journal, &self.identity, (hook, secrets), context)
     }
 
     fn undo(&self, phase: Phase) -> Result<Option<String>> {
@@ -358,6 +362,56 @@ fn it_is_told_everything_on_its_input_and_in_its_environment() {
         assert!(env.contains(expected), "{env}");
     }
     assert!(!env.contains("CARGO"), "{env}");
+}
+
+/// Keeps what is told.
+struct Heard(Mutex<std::sync::mpsc::Sender<String>>);
+
+impl Sink for Heard {
+    fn event(&self, event: Event) {
+        let _ = self.0.lock().unwrap().send(format!("{event:?}"));
+    }
+}
+
+#[test]
+fn a_secret_is_on_its_input_and_nowhere_else() {
+    let manifest = format!("{MANIFEST}  key: {{type: secret, description: which}}\n");
+    let extra = "input=$(cat); env >$CHASI_ROOT/env\n\
+        case $input in *'\"secrets\":{\"key\":\"s3cret'*) ;; *) [ $CHASI_VERB = undo ] || exit 9 ;; esac\n\
+        echo \"$input\" >&2; [ ! -e $CHASI_ROOT/fail ] || exit 3";
+    let site = Site::new(&manifest, &marking(extra));
+    let secrets = |text: &str| Secrets::from([("key".parse().unwrap(), Secret::new(text))]);
+    let hook = site.hook(Phase::AfterHost, &[]);
+    let (sender, events) = std::sync::mpsc::channel();
+    let context = Context::new(Arc::new(Heard(sender.into())));
+    let error = {
+        site.host.write("fail", "");
+        let error = site.apply_with(&hook, &secrets("s3cret"), &context);
+        fs::remove_file(site.host.files.join("fail")).unwrap();
+        error.unwrap_err()
+    };
+    assert!(say(&error).contains("[secret]"), "{}", say(&error));
+    site.apply_with(&hook, &secrets("s3cret"), &context)
+        .unwrap();
+    assert_eq!(site.due_with(&hook, &secrets("s3cret")), None);
+    let why = site.due_with(&hook, &secrets("s3cret-2")).unwrap();
+    assert_eq!(why, "a secret of it is another one");
+    // Whatever is on the host and whatever was told.
+    let mut texts = vec![say(&error), format!("{:?}", secrets("s3cret"))];
+    texts.extend(events.try_iter());
+    assert!(
+        texts
+            .iter()
+            .any(|text| text.contains("plugin `mark` apply"))
+    );
+    for file in ["hooks/applied.json", "journal/test.jsonl"] {
+        texts.push(fs::read_to_string(site.host.root.state(file)).unwrap());
+    }
+    texts.push(site.host.read("env"));
+    for text in texts {
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+    site.undo(Phase::AfterHost).unwrap();
 }
 
 /// Applies a shipped plugin twice and undoes it; the host is what it was.

@@ -16,7 +16,7 @@ pub use edit::Edit;
 use super::Shell;
 use super::node::Access;
 use super::{config, store};
-use crate::cluster::access::{Environment, targets};
+use crate::cluster::access::{Environment, plugin_secrets, targets};
 use crate::cluster::check::{self, Phase, Selection};
 use crate::cluster::connect::{LeftOut, Visitor};
 use crate::cluster::image::{Running, running};
@@ -28,7 +28,7 @@ use crate::kube::drain::Options;
 use crate::oci::{Blob, ClusterImage, Reference, Store};
 use crate::remote::Target;
 use crate::spec::clusterfile::Arguments;
-use crate::spec::{Clusterfile, Invalid};
+use crate::spec::{Cluster, Clusterfile, Invalid};
 
 /// Hosts that are given on the command line, in place of a Clusterfile.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
@@ -211,11 +211,7 @@ impl Chosen {
 
     /// How to reach the hosts.
     pub fn targets(&self) -> Result<Vec<Target>> {
-        let environment = Environment {
-            variable: &|name| std::env::var(name).ok(),
-            agent: std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from),
-        };
-        targets(&self.clusterfile.cluster, &environment)
+        targets(&self.clusterfile.cluster, &environment())
     }
 
     /// The image in the local store.
@@ -313,15 +309,8 @@ impl Chosen {
             let wrong = |cause: Invalid| Error::new(Kind::Failed, cause.to_string());
             cluster.image = name.parse().map_err(wrong)?;
         }
-        let request = Request {
-            targets: self.targets()?,
-            cluster,
-            store,
-            index: running.index.clone(),
-            visitor: visitor(shell)?,
-            dry_run,
-            selection,
-        };
+        let wanted = (cluster, store, running.index.clone());
+        let request = self.request_for(shell, wanted, dry_run, selection)?;
         Ok((request, running))
     }
 
@@ -329,9 +318,22 @@ impl Chosen {
     pub fn request(&self, shell: &Shell, dry_run: bool, selection: Selection) -> Result<Request> {
         let store = store::open()?;
         let index = self.image(&store)?;
+        let wanted = (self.clusterfile.cluster.clone(), store, index);
+        self.request_for(shell, wanted, dry_run, selection)
+    }
+
+    /// A request for a cluster with an image, which is in the store.
+    fn request_for(
+        &self,
+        shell: &Shell,
+        (cluster, store, index): (Cluster, Store, Blob),
+        dry_run: bool,
+        selection: Selection,
+    ) -> Result<Request> {
         Ok(Request {
             targets: self.targets()?,
-            cluster: self.clusterfile.cluster.clone(),
+            secrets: plugin_secrets(&cluster, &environment())?,
+            cluster,
             store,
             index,
             visitor: visitor(shell)?,
@@ -339,6 +341,14 @@ impl Chosen {
             selection,
             leave_plugins: Vec::new(),
         })
+    }
+}
+
+/// What of the environment of this process matters for reaching hosts.
+fn environment() -> Environment<'static> {
+    Environment {
+        variable: &|name| std::env::var(name).ok(),
+        agent: std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from),
     }
 }
 

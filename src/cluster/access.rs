@@ -1,11 +1,13 @@
-//! From what the Clusterfile says about SSH to what the SSH client needs:
-//! secrets are read here, once, and nowhere kept.
+//! From what the Clusterfile says about SSH to what the SSH client needs, and the
+//! secrets of plugins: secrets are read here, once, and nowhere kept.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::host::hook;
 use crate::remote::{Credential, HostKeyPolicy, Secret, Sudo, Target};
-use crate::spec::cluster::{HostKey, Identities, Jump, Login, Privilege, SecretSource};
+use crate::spec::cluster::{HostKey, Identities, Jump, Login, Privilege, Said, SecretSource};
 use crate::spec::network::Address;
 use crate::spec::{self};
 
@@ -101,8 +103,35 @@ fn target(
     })
 }
 
+/// The secrets of plugins, by where they come from.
+pub type PluginSecrets = BTreeMap<SecretSource, hook::Secret>;
+
+/// Reads the secrets of all plugins that are on.
+pub fn plugin_secrets(cluster: &spec::Cluster, environment: &Environment) -> Result<PluginSecrets> {
+    let mut secrets = PluginSecrets::new();
+    for plugin in cluster.plugins.iter().filter(|plugin| plugin.enabled) {
+        for (name, said) in &plugin.settings {
+            let Said::Secret(source) = &said.value else {
+                continue;
+            };
+            let problem = |error: Error| error.at(said.place.snippet());
+            let text = read(source, environment).map_err(problem)?;
+            if text.is_empty() {
+                let message = format!("the secret `{name}` of `{}` is empty", plugin.name);
+                return Err(problem(Error::new(Kind::Input, message)));
+            }
+            secrets.insert(source.clone(), hook::Secret::new(text));
+        }
+    }
+    Ok(secrets)
+}
+
 fn secret(source: &SecretSource, environment: &Environment) -> Result<Secret> {
-    let text = match source {
+    Ok(Secret::new(read(source, environment)?))
+}
+
+fn read(source: &SecretSource, environment: &Environment) -> Result<String> {
+    Ok(match source {
         SecretSource::Clear(text) => text.reveal().to_owned(),
         SecretSource::Environment(name) => {
             (environment.variable)(name.as_str()).ok_or_else(|| {
@@ -111,7 +140,7 @@ fn secret(source: &SecretSource, environment: &Environment) -> Result<Secret> {
                     format!("the environment variable `{name}` is not set"),
                 )
                 .hint(format!(
-                    "set it to the password: `read -rs {name}; export {name}`"
+                    "set it to the secret: `read -rs {name}; export {name}`"
                 ))
             })?
         }
@@ -130,6 +159,5 @@ fn secret(source: &SecretSource, environment: &Environment) -> Result<Secret> {
             })?;
             text.lines().next().unwrap_or_default().to_owned()
         }
-    };
-    Ok(Secret::new(text))
+    })
 }

@@ -355,6 +355,7 @@ impl Run<'_> {
                     .call(ApplyHook {
                         identity: host.identity,
                         hook,
+                        secrets: host.secrets.get(plugin).cloned().unwrap_or_default(),
                         run: self.run.to_owned(),
                     })
                     .await

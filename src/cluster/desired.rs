@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 pub(super) use self::address::node_addresses;
 use self::content::{context, files, hosts_block};
 use self::etcd::etcd_starts;
+use super::access::PluginSecrets;
 use super::hooks;
 use crate::digest::Digest;
 use crate::distro::kubeadm::{self, config, server};
@@ -20,7 +21,7 @@ use crate::distro::{self, EtcdMember, EtcdStart, EtcdState, Role};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::host::Recipe;
 use crate::host::facts::Facts;
-use crate::host::hook::{Hook, Peer, Surroundings};
+use crate::host::hook::{Hook, Peer, Secrets, Surroundings};
 use crate::kube::{NodeState, Taint, Way};
 use crate::oci::image::{LABEL_DISTRIBUTION, LABEL_KUBERNETES, Rootfs};
 use crate::oci::{ClusterImage, Platform};
@@ -78,6 +79,8 @@ pub struct DesiredHost {
     pub settings: crate::host::setting::Settings,
     /// Its plugins, in the order in which they run.
     pub hooks: Vec<Hook>,
+    /// Their secrets.
+    pub secrets: BTreeMap<PluginName, Secrets>,
 }
 
 impl DesiredHost {
@@ -119,7 +122,7 @@ pub struct Known<'a> {
 /// Works out what the cluster is to be. `members` are those of its etcd; none when
 /// it cannot be asked, or is not there yet.
 pub fn desired(
-    cluster: &spec::Cluster,
+    (cluster, secrets): (&spec::Cluster, &PluginSecrets),
     image: &ClusterImage,
     known: &[Known],
     members: &[EtcdMember],
@@ -139,6 +142,7 @@ pub fn desired(
     let servers = servers(cluster, &nodes, &etcd);
     let common = Common {
         cluster,
+        secrets,
         image,
         shared: &shared,
         servers: &servers,
@@ -375,6 +379,7 @@ fn servers(
 /// What is the same for all hosts.
 struct Common<'a> {
     cluster: &'a spec::Cluster,
+    secrets: &'a PluginSecrets,
     image: &'a ClusterImage,
     shared: &'a distro::Cluster,
     servers: &'a [SocketAddr],
@@ -443,6 +448,13 @@ fn host(
         directories: Vec::new(),
         source,
     };
+    let (hooks, secrets) = hooks::of(
+        (cluster, common.secrets),
+        known.host,
+        rootfs,
+        &hooks::subject(known.host, node)?,
+        &common.surroundings,
+    )?;
     let images = image
         .images
         .iter()
@@ -465,13 +477,8 @@ fn host(
             Role::Worker => BTreeSet::new(),
         },
         settings: settings(cluster, known.host),
-        hooks: hooks::of(
-            cluster,
-            known.host,
-            rootfs,
-            &hooks::subject(known.host, node)?,
-            &common.surroundings,
-        )?,
+        hooks,
+        secrets,
         node: node.clone(),
     })
 }

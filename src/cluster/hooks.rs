@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use super::access::PluginSecrets;
 use super::desired::DesiredHost;
 use crate::agent::Client;
 use crate::agent::calls::hook::{CheckHooks, ReadHooks, Remembered, RunMoment};
 use crate::distro::{self, Role, ports};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event::Context;
-use crate::host::hook::{Hook, Peer, Port, Subject, Surroundings};
+use crate::host::hook::{Hook, Peer, Port, Secrets, Subject, Surroundings};
 use crate::oci::image::Rootfs;
 use crate::spec;
 use crate::spec::plugin::{LABEL, Manifest, Phase, PluginName, select};
@@ -33,6 +34,7 @@ pub(super) async fn state(
     let call = CheckHooks {
         identity: host.identity,
         hooks: host.hooks.clone(),
+        secrets: host.secrets.clone(),
     };
     let reasons = client.call(call).await?;
     let remembered = client.call(ReadHooks {}).await?;
@@ -84,16 +86,31 @@ pub(super) fn manifests(rootfs: &Rootfs) -> Result<BTreeMap<PluginName, Manifest
 }
 
 /// What runs on a host, in the order of the phases and within them in that of the
-/// plugins.
+/// plugins, and the secrets of the plugins.
 pub(super) fn of(
-    cluster: &spec::Cluster,
+    (cluster, all_secrets): (&spec::Cluster, &PluginSecrets),
     host: &spec::cluster::Host,
     rootfs: &Rootfs,
     subject: &Subject,
     surroundings: &Surroundings,
-) -> Result<Vec<Hook>> {
+) -> Result<(Vec<Hook>, BTreeMap<PluginName, Secrets>)> {
     let manifests = manifests(rootfs)?;
     let selected = select(&manifests, cluster, host)?;
+    let mut secrets = BTreeMap::new();
+    for one in selected.iter().filter(|one| !one.secrets.is_empty()) {
+        let of_it = one.secrets.iter().map(|(name, source)| {
+            let secret = all_secrets.get(source).ok_or_else(|| {
+                let plugin = &one.manifest.name;
+                Error::new(
+                    Kind::Failed,
+                    format!("the secret `{name}` of the plugin `{plugin}` was not read"),
+                )
+            })?;
+            Ok((name.clone(), secret.clone()))
+        });
+        let of_it: Secrets = of_it.collect::<Result<_>>()?;
+        secrets.insert(one.manifest.name.clone(), of_it);
+    }
     let mut hooks = Vec::new();
     for phase in Phase::ALL {
         let here = selected
@@ -107,7 +124,7 @@ pub(super) fn of(
             cluster: surroundings.clone(),
         }));
     }
-    Ok(hooks)
+    Ok((hooks, secrets))
 }
 
 /// A host, as its plugins are told.

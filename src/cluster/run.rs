@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
+use super::access::PluginSecrets;
 use super::apply::{Outcome, Run};
 use super::check::{self, Finding, Selection};
 use super::connect::{self, LeftOut, Visitor, connect, farewell, untouched};
@@ -39,6 +40,8 @@ pub struct Request {
     pub cluster: spec::Cluster,
     /// How to get into each host.
     pub targets: Vec<Target>,
+    /// The secrets of plugins.
+    pub secrets: PluginSecrets,
     /// The controller's store.
     pub store: Store,
     /// The image's index in the store.
@@ -222,7 +225,8 @@ async fn look(
         })
         .collect();
     let etcd = live.map_or(&[][..], |live| &live.etcd);
-    let desired = desired(&request.cluster, image, &known, etcd)?;
+    let asked = (&request.cluster, &request.secrets);
+    let desired = desired(asked, image, &known, etcd)?;
     let hosts = survey(&desired, clients, reports, image, &request.leave_plugins).await?;
     let nodes = live.map(|live| live.report.nodes.clone());
     let survey = Survey {

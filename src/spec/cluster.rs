@@ -308,7 +308,7 @@ pub enum Privilege {
 }
 
 /// Where a secret comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum SecretSource {
     /// The first line of a file.
     File(PathBuf),
@@ -319,7 +319,7 @@ pub enum SecretSource {
 }
 
 /// A secret that was written in clear. It is never shown.
-#[derive(Clone)]
+#[derive(Clone, Eq, Ord, PartialEq, PartialOrd)]
 pub struct ClearText(String);
 
 impl ClearText {
@@ -482,9 +482,18 @@ pub struct Plugin {
 #[derive(Clone, Debug)]
 pub struct SaidSetting {
     /// The value.
-    pub value: SettingValue,
+    pub value: Said,
     /// Where it was said.
     pub place: Place,
+}
+
+/// What is said of a setting.
+#[derive(Clone, Debug)]
+pub enum Said {
+    /// Its value.
+    Value(SettingValue),
+    /// Where a secret comes from.
+    Secret(SecretSource),
 }
 
 /// A file of the image that the Clusterfile replaces: sealer's `Config`.

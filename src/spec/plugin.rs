@@ -284,6 +284,8 @@ pub enum SettingKind {
     Boolean,
     /// Lines of text.
     List,
+    /// A line of text that nobody is to see: the Clusterfile says where it comes from.
+    Secret,
 }
 
 impl fmt::Display for SettingKind {
@@ -294,6 +296,7 @@ impl fmt::Display for SettingKind {
             SettingKind::Integer => "a whole number",
             SettingKind::Boolean => "`true` or `false`",
             SettingKind::List => "a list of texts",
+            SettingKind::Secret => "a secret",
         })
     }
 }
@@ -512,6 +515,15 @@ impl Manifest {
                 format!("expected at most {MANY} lines of at most 200 bytes"),
             );
         }
+        let mut kinds = self.settings.values().map(|setting| setting.kind);
+        if kinds.any(|kind| kind == SettingKind::Secret)
+            && !self.phases.iter().any(|phase| phase.lasts())
+        {
+            say(
+                &["phases"],
+                "it takes a secret, and none of these phases is told one".into(),
+            );
+        }
         if self.settings.len() > MANY {
             say(&["settings"], format!("more than {MANY} settings"));
         }
@@ -522,6 +534,13 @@ impl Manifest {
                     &["settings", name, "description"],
                     "expected a line of at most 200 bytes".into(),
                 );
+            }
+            if setting.kind == SettingKind::Secret && setting.default.is_some() {
+                say(
+                    &["settings", name, "default"],
+                    "a secret has no default".into(),
+                );
+                continue;
             }
             let takes_values = matches!(setting.kind, SettingKind::Text | SettingKind::List);
             if !setting.values.is_empty() && !takes_values {

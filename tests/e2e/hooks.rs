@@ -20,7 +20,34 @@ pub const PLUGINS: &str = "  plugins:
     - {name: sysctl, settings: {profiles: [network]}}
     - {name: firewall, settings: {allow: [tcp/8098]}}
     - {name: time-zone, settings: {zone: Etc/GMT-3}}
+    - {name: mark, settings: {key: {file: mark.key}}}
 ";
+
+/// What `mark` must be told.
+const SECRET: &str = "seven-white-mice";
+
+/// Writes the secret where the Clusterfile says.
+pub fn write_secret(site: &Site) {
+    site.write("mark.key", &format!("{SECRET}\n"));
+}
+
+/// The secret is on no host, and nowhere in what the controller keeps.
+pub fn assert_secret(site: &Site, lab: &Lab) {
+    for host in ["node-1", "node-2"] {
+        let found = lab.try_sh(host, &format!("grep -rIl {SECRET} /etc /var /run /tmp"));
+        assert_eq!(String::from_utf8_lossy(&found.stdout), "", "{host}");
+        lab.sh(host, "grep -q salt /var/lib/chasi/hooks/applied.json");
+    }
+    let state = site.path("state");
+    let found = Command::new("grep")
+        .arg("-rl")
+        .arg(SECRET)
+        .arg(&state)
+        .output();
+    let found = found.unwrap();
+    assert!(found.stdout.is_empty(), "{found:?}");
+    assert!(std::fs::read_dir(state.join("chasi/logs")).unwrap().count() > 0);
+}
 
 /// An image on top of `base` with chasi's plugins and one of its own.
 pub fn build_image(site: &Site, base: &str) {
@@ -212,11 +239,10 @@ pub fn assert_bounded(lab: &Lab, run: impl Fn() -> Watched) {
 /// The Clusterfile without two of the plugins.
 pub fn turned_off(clusterfile: &str) -> String {
     let plugins: Vec<&str> = PLUGINS.split_inclusive('\n').collect();
-    let firewall = plugins.iter().find(|line| line.contains("firewall"));
-    clusterfile.replace(firewall.unwrap(), "").replace(
-        plugins[0],
-        "  plugins:\n    - {name: mark, enabled: false}\n",
-    )
+    let line = |name: &str| *plugins.iter().find(|line| line.contains(name)).unwrap();
+    clusterfile
+        .replace(line("firewall"), "")
+        .replace(line("mark"), "    - {name: mark, enabled: false}\n")
 }
 
 /// Plugins that the Clusterfile turns off are undone by the next run, and one whose way

@@ -97,6 +97,7 @@ fn an_older_runtime_two_families_and_an_ordinary_user() {
         Watched::start(site.chasi_with(&arguments, file))
     };
     let run_again = || watched(&["run", "--yes"], "variant.yaml");
+    hooks::write_secret(&site);
     hooks::install(&lab, run_again);
 
     let kubectl = |arguments: &str| -> Value {
@@ -165,6 +166,7 @@ fn an_older_runtime_two_families_and_an_ordinary_user() {
     hooks::open(&lab);
     hooks::assert_closed(&lab);
     assert_eq!(run(&["run", "--yes"])["steps"], 0);
+    hooks::assert_secret(&site, &lab);
     hooks::assert_bounded(&lab, run_again);
     site.write("off.yaml", &hooks::turned_off(&text));
     hooks::assert_turned_off(&lab, |arguments| watched(arguments, "off.yaml"));

@@ -1,10 +1,12 @@
 //! Requests about plugins: what ran, what there is to do, and to do it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::super::{Call, Effect};
 use crate::digest::Digest;
-use crate::host::hook::{Hook, Reply};
+use crate::host::hook::{Hook, Reply, Secrets};
 use crate::spec::plugin::{Phase, PluginName};
 
 /// What is remembered of plugins on the host, in the order in which they first ran.
@@ -38,6 +40,8 @@ pub struct CheckHooks {
     pub identity: Digest,
     /// What is to run.
     pub hooks: Vec<Hook>,
+    /// The secrets of those that have some.
+    pub secrets: BTreeMap<PluginName, Secrets>,
 }
 
 impl Call for CheckHooks {
@@ -55,6 +59,8 @@ pub struct ApplyHook {
     pub identity: Digest,
     /// The plugin, and what it is told.
     pub hook: Hook,
+    /// Its secrets.
+    pub secrets: Secrets,
     /// The run, for the journal.
     pub run: String,
 }

@@ -25,7 +25,11 @@ pub(super) async fn check(scope: Scope, call: CheckHooks) -> Result<Vec<Option<S
     let context = scope.context.clone();
     super::blocking(move || {
         let root = Root::host()?;
-        let due = |one| hook::due(&root, &call.identity, one, &context);
+        let none = hook::Secrets::new();
+        let due = |one: &hook::Hook| {
+            let secrets = call.secrets.get(&one.plugin.name).unwrap_or(&none);
+            hook::due(&root, &call.identity, one, secrets, &context)
+        };
         call.hooks.iter().map(due).collect()
     })
     .await
@@ -35,7 +39,8 @@ pub(super) async fn apply(scope: Scope, call: ApplyHook) -> Result<Reply> {
     let context = scope.context.clone();
     super::blocking(move || {
         let (root, journal) = ready(&call.run)?;
-        hook::apply(&root, &journal, &call.identity, &call.hook, &context)
+        let told = (&call.hook, &call.secrets);
+        hook::apply(&root, &journal, &call.identity, told, &context)
     })
     .await
 }

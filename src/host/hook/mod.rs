@@ -12,11 +12,15 @@
 //!   `applied.json`: what was interrupted is undone when the host is left.
 //! - What is remembered is enough to run it again and to undo it: the generation is
 //!   kept as long as something of it is remembered.
+//! - Secrets are no part of a [`Hook`]. A plugin reads them on its input; a salted
+//!   digest of them is remembered, and so `undo` and what runs later go without.
 //! - What a plugin says is hostile: bounded, one JSON object with known fields.
 
 mod process;
 mod record;
+mod secret;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +36,7 @@ use crate::spec::plugin::{Manifest, Phase, PluginName, Settings};
 pub use process::Reply;
 pub(super) use record::generations;
 pub use record::{Applied, applied};
+pub use secret::{Secret, Secrets};
 
 /// A plugin at a phase of this host's life, with everything that it is told.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -41,7 +46,7 @@ pub struct Hook {
     pub plugin: Manifest,
     /// When it runs.
     pub phase: Phase,
-    /// All of its settings.
+    /// All of its settings but the secrets.
     pub settings: Settings,
     /// The host.
     pub host: Subject,
@@ -134,7 +139,13 @@ impl Verb {
 }
 
 /// Whether there is something to do for a hook, and why. Changes nothing.
-pub fn due(root: &Root, identity: &Digest, hook: &Hook, ctx: &Context) -> Result<Option<String>> {
+pub fn due(
+    root: &Root,
+    identity: &Digest,
+    hook: &Hook,
+    secrets: &Secrets,
+    ctx: &Context,
+) -> Result<Option<String>> {
     let Some(number) = generation::find(root, identity)? else {
         return Ok(Some("the image is not on the host yet".to_owned()));
     };
@@ -151,7 +162,10 @@ pub fn due(root: &Root, identity: &Digest, hook: &Hook, ctx: &Context) -> Result
     if !hook.phase.lasts() {
         return Ok(None);
     }
-    let answer = process::run(root, number, hook, Verb::Check, ctx);
+    if !secret::are_known(&before.secrets, secrets) {
+        return Ok(Some("a secret of it is another one".to_owned()));
+    }
+    let answer = process::run(root, number, (hook, secrets), Verb::Check, ctx);
     Ok(match answer {
         Ok(reply) if !reply.changed => None,
         Ok(reply) => Some(reply.message),
@@ -166,7 +180,7 @@ pub fn apply(
     root: &Root,
     journal: &Journal,
     identity: &Digest,
-    hook: &Hook,
+    (hook, secrets): (&Hook, &Secrets),
     ctx: &Context,
 ) -> Result<Reply> {
     let number = generation::find(root, identity)?.ok_or_else(|| {
@@ -180,6 +194,7 @@ pub fn apply(
     let mut applied = Applied {
         generation: number,
         hook: hook.clone(),
+        secrets: BTreeMap::new(),
         is_done: false,
     };
     if !hook.phase.lasts() {
@@ -187,9 +202,10 @@ pub fn apply(
         record::put(root, applied)?;
         return Ok(Reply::default());
     }
+    applied.secrets = secret::seal(secrets)?;
     record::put(root, applied.clone())?;
     let reply = journaled(journal, hook, Verb::Apply, || {
-        process::run(root, number, hook, Verb::Apply, ctx)
+        process::run(root, number, (hook, secrets), Verb::Apply, ctx)
     })?;
     applied.is_done = true;
     record::put(root, applied)?;
@@ -210,7 +226,8 @@ pub fn moment(root: &Root, journal: &Journal, phase: Phase, ctx: &Context) -> Re
             continue;
         }
         let reply = journaled(journal, &one.hook, Verb::Apply, || {
-            process::run(root, one.generation, &one.hook, Verb::Apply, ctx)
+            let told = (&one.hook, &Secrets::new());
+            process::run(root, one.generation, told, Verb::Apply, ctx)
         })?;
         tell(ctx, &one.hook, &reply);
     }
@@ -241,7 +258,8 @@ pub fn undo(
         ));
     } else if phase.lasts() {
         let reply = journaled(journal, &one.hook, Verb::Undo, || {
-            process::run(root, one.generation, &one.hook, Verb::Undo, ctx)
+            let told = (&one.hook, &Secrets::new());
+            process::run(root, one.generation, told, Verb::Undo, ctx)
         })?;
         tell(ctx, &one.hook, &reply);
     }

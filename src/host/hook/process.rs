@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::secret::{self, Secrets};
 use super::{Hook, Verb, record};
 use crate::command::{Confined, Ended, Said};
 use crate::digest::Hashing;
@@ -57,7 +58,7 @@ pub struct Reply {
 pub(super) fn run(
     root: &Root,
     number: u64,
-    hook: &Hook,
+    (hook, secrets): (&Hook, &Secrets),
     verb: Verb,
     ctx: &Context,
 ) -> Result<Reply> {
@@ -74,6 +75,7 @@ pub(super) fn run(
         "host": hook.host,
         "role": hook.host.role,
         "settings": hook.settings,
+        "secrets": secrets,
         "facts": Brief::gather(root),
         "cluster": hook.cluster,
         "state": own,
@@ -92,9 +94,20 @@ pub(super) fn run(
     let said = command.run()?;
     ctx.emit(Event::Detail {
         host: None,
-        text: log(hook, verb, &said),
+        text: secret::hide(&log(hook, verb, &said), secrets),
     });
-    judge(&said, hook.plugin.timeout_seconds).map_err(|why| failure(hook, verb, why))
+    let hide = |text: String| secret::hide(&text, secrets);
+    match judge(&said, hook.plugin.timeout_seconds) {
+        Ok(reply) => Ok(Reply {
+            changed: reply.changed,
+            message: hide(reply.message),
+            notes: reply.notes.into_iter().map(hide).collect(),
+        }),
+        Err(why) => {
+            let (message, said) = (hide(why.message), hide(why.said));
+            Err(failure(hook, verb, Why { message, said }))
+        }
+    }
 }
 
 /// Makes sure that a plugin's files are what the generation says, and that it is the

@@ -1,16 +1,17 @@
 //! What is remembered of plugins on a host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::Hook;
+use super::secret::Sealed;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
 use crate::host::Root;
-use crate::spec::plugin::{Phase, PluginName};
+use crate::spec::plugin::{Phase, PluginName, SettingName};
 
 /// The format that this version writes, and the newest it reads.
 const FORMAT: u32 = 1;
@@ -26,8 +27,11 @@ struct Document {
 pub struct Applied {
     /// The generation that it is in.
     pub generation: u64,
-    /// What it was told.
+    /// What it was told, but for secrets.
     pub hook: Hook,
+    /// What is remembered of its secrets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<SettingName, Sealed>,
     /// Whether it ended well. One that did not may have changed something.
     pub is_done: bool,
 }

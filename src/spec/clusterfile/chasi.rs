@@ -45,7 +45,7 @@ pub(super) fn draft(document: &shape::Document, reader: &Reader<'_>) -> Option<D
         draft.registry.fall_through = value(&registry.fall_through).copied().unwrap_or(false);
     }
     draft.env = environment(&spec.env);
-    draft.plugins = plugins::read(&spec.plugins, &draft.hosts.value, problems);
+    draft.plugins = plugins::read(&spec.plugins, &draft.hosts.value, reader.places, problems);
     Some(draft)
 }
 

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use super::access::Places;
 use super::chasi::{items, value};
 use super::decode::At;
 use super::draft::HostDraft;
 use super::problem::{Problem, Problems, nearest};
 use super::shape;
-use crate::spec::cluster::{Plugin, SaidSetting};
+use crate::spec::cluster::{Plugin, Said, SaidSetting, SecretSource};
 use crate::spec::name::HostName;
 use crate::spec::plugin::PluginName;
 use crate::spec::text::Place;
@@ -18,6 +19,7 @@ use crate::spec::text::Place;
 pub(super) fn read(
     said: &Option<At<Vec<At<shape::Plugin>>>>,
     hosts: &[HostDraft],
+    places: Places<'_>,
     problems: &Problems<'_>,
 ) -> Vec<Plugin> {
     let mut seen: BTreeMap<PluginName, Vec<Plugin>> = BTreeMap::new();
@@ -25,7 +27,7 @@ pub(super) fn read(
     for one in value(said).into_iter().flatten() {
         let Some(plugin) = one
             .get()
-            .and_then(|plugin| read_one(plugin, hosts, problems))
+            .and_then(|plugin| read_one(plugin, hosts, places, problems))
         else {
             continue;
         };
@@ -55,6 +57,7 @@ pub(super) fn read(
 fn read_one(
     plugin: &shape::Plugin,
     hosts: &[HostDraft],
+    places: Places<'_>,
     problems: &Problems<'_>,
 ) -> Option<Plugin> {
     let place = |span: &Range<usize>| Place {
@@ -67,7 +70,7 @@ fn read_one(
         .flatten()
         .filter_map(|(name, said)| {
             let setting = SaidSetting {
-                value: said.get()?.clone(),
+                value: setting(said.get()?, &said.span, places, problems)?,
                 place: place(&said.span),
             };
             Some((name.clone(), setting))
@@ -81,6 +84,36 @@ fn read_one(
         settings,
         place: place(&plugin.name.span),
     })
+}
+
+/// The value of a setting, or where a secret comes from.
+fn setting(
+    said: &shape::Said,
+    span: &Range<usize>,
+    places: Places<'_>,
+    problems: &Problems<'_>,
+) -> Option<Said> {
+    let place = match said {
+        shape::Said::Value(value) => return Some(Said::Value(value.clone())),
+        shape::Said::Secret(place) => place,
+    };
+    match (&place.file, &place.env) {
+        (Some(file), None) => places
+            .resolve(file.get()?, &file.span, problems)
+            .map(|file| Said::Secret(SecretSource::File(file))),
+        (None, Some(variable)) => {
+            let variable = variable.get()?.clone();
+            Some(Said::Secret(SecretSource::Environment(variable)))
+        }
+        _ => {
+            let problem = Problem::new(
+                span.clone(),
+                "a secret comes from a file or from a variable",
+            );
+            problems.add(problem.hint("write either `{file: PATH}` or `{env: NAME}`"));
+            None
+        }
+    }
 }
 
 fn check_hosts(said: &Option<At<Vec<At<HostName>>>>, hosts: &[HostDraft], problems: &Problems<'_>) {

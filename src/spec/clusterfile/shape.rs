@@ -8,7 +8,8 @@ use std::net::IpAddr;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde::de::{self, MapAccess, SeqAccess, Visitor};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{self, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
 use super::decode::{At, SCALAR, Scalar};
 use crate::spec::certificate::{CertificateName, Fingerprint, Validity};
@@ -103,7 +104,67 @@ pub(super) struct Plugin {
     /// for other hosts.
     pub hosts: Option<At<Vec<At<HostName>>>>,
     /// What it is told; its manifest says what it takes.
-    pub settings: Option<At<BTreeMap<SettingName, At<SettingValue>>>>,
+    pub settings: Option<At<BTreeMap<SettingName, At<Said>>>>,
+}
+
+/// What is said of a plugin's setting.
+#[derive(Debug, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Said {
+    /// Its value.
+    Value(SettingValue),
+    /// Where a secret comes from.
+    Secret(SecretPlace),
+}
+
+/// Where a secret comes from.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SecretPlace {
+    /// A file; its first line is the secret.
+    pub file: Option<At<String>>,
+    /// An environment variable of the process that runs chasi.
+    pub env: Option<At<EnvironmentName>>,
+}
+
+impl<'de> Deserialize<'de> for Said {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SaidVisitor;
+
+        impl<'de> Visitor<'de> for SaidVisitor {
+            type Value = Said;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text, a whole number, `true` or `false`, a list of texts, or `{file: PATH}` or `{env: NAME}` of a secret")
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Said, E> {
+                SettingValue::deserialize(value.into_deserializer()).map(Said::Value)
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Said, E> {
+                SettingValue::deserialize(number.into_deserializer()).map(Said::Value)
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Said, E> {
+                SettingValue::deserialize(number.into_deserializer()).map(Said::Value)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Said, E> {
+                SettingValue::deserialize(text.into_deserializer()).map(Said::Value)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Said, A::Error> {
+                SettingValue::deserialize(SeqAccessDeserializer::new(items)).map(Said::Value)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Said, A::Error> {
+                SecretPlace::deserialize(MapAccessDeserializer::new(fields)).map(Said::Secret)
+            }
+        }
+
+        deserializer.deserialize_any(SaidVisitor)
+    }
 }
 
 /// Variables by name. A value is text, a number, a boolean, or a list of them.

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Manifest, PluginName, Role, Settings, Switch};
+use super::{Manifest, PluginName, Role, SettingKind, SettingName, Settings, Switch};
 use crate::error::{Error, Kind, Result};
-use crate::spec::cluster::{Cluster, Host, Plugin};
+use crate::spec::cluster::{Cluster, Host, Plugin, Said, SecretSource};
 use crate::spec::clusterfile::nearest;
 
 /// A plugin that runs on a host.
@@ -14,8 +14,10 @@ use crate::spec::clusterfile::nearest;
 pub struct Selected<'a> {
     /// What it says of itself.
     pub manifest: &'a Manifest,
-    /// All of its settings.
+    /// All of its settings but the secrets.
     pub settings: Settings,
+    /// Where its secrets come from.
+    pub secrets: BTreeMap<SettingName, SecretSource>,
 }
 
 /// Which of an image's plugins run on a host. The cluster's other hosts do not
@@ -33,7 +35,7 @@ pub fn select<'a>(
     let mut chosen = Vec::new();
     for plugin in &cluster.plugins {
         let manifest = find(manifests, plugin, cluster)?;
-        let settings = settle(manifest, plugin)?;
+        let (settings, secrets) = settle(manifest, plugin)?;
         let is_here = plugin
             .hosts
             .as_ref()
@@ -42,7 +44,11 @@ pub fn select<'a>(
             named.insert(&plugin.name, ());
         }
         if is_here && plugin.enabled {
-            chosen.push(Selected { manifest, settings });
+            chosen.push(Selected {
+                manifest,
+                settings,
+                secrets,
+            });
         }
     }
     let mut selected = Vec::new();
@@ -51,6 +57,7 @@ pub fn select<'a>(
             selected.push(Selected {
                 manifest,
                 settings: defaults(manifest, cluster)?,
+                secrets: BTreeMap::new(),
             });
         }
     }
@@ -91,7 +98,12 @@ fn find<'a>(
     })
 }
 
-fn settle(manifest: &Manifest, plugin: &Plugin) -> Result<Settings> {
+/// The settings of a plugin, and where its secrets come from.
+fn settle(
+    manifest: &Manifest,
+    plugin: &Plugin,
+) -> Result<(Settings, BTreeMap<SettingName, SecretSource>)> {
+    let (mut given, mut secrets) = (BTreeMap::new(), BTreeMap::new());
     for (name, said) in &plugin.settings {
         let wrong = |message: String, hint: Option<String>| {
             let error = Error::new(Kind::Input, message).at(said.place.snippet());
@@ -107,14 +119,39 @@ fn settle(manifest: &Manifest, plugin: &Plugin) -> Result<Settings> {
             };
             return wrong(message, Some(hint));
         };
-        if let Some((message, hint)) = setting.refuses(&said.value) {
-            return wrong(format!("`{name}`: {message}"), hint);
+        match &said.value {
+            // Its line would show the secret.
+            Said::Value(_) if setting.kind == SettingKind::Secret => {
+                return Err(Error::new(
+                    Kind::Input,
+                    format!(
+                        "the setting `{name}` of the plugin `{}` is a secret, which does not stand in a Clusterfile",
+                        plugin.name
+                    ),
+                )
+                .hint(format!("write `{name}: {{file: PATH}}` or `{name}: {{env: NAME}}`")));
+            }
+            Said::Secret(source) if setting.kind == SettingKind::Secret => {
+                secrets.insert(name.clone(), source.clone());
+            }
+            Said::Secret(_) => {
+                let message = format!("`{name}`: expected {}, found a secret", setting.kind);
+                return wrong(message, None);
+            }
+            Said::Value(value) => {
+                if let Some((message, hint)) = setting.refuses(value) {
+                    return wrong(format!("`{name}`: {message}"), hint);
+                }
+                given.insert(name, value);
+            }
         }
     }
     let mut settings = Settings::new();
     for (name, setting) in &manifest.settings {
-        let given = plugin.settings.get(name).map(|said| &said.value);
-        match given.or(setting.default.as_ref()) {
+        if secrets.contains_key(name) {
+            continue;
+        }
+        match given.get(name).copied().or(setting.default.as_ref()) {
             Some(value) => {
                 settings.insert(name.clone(), value.clone());
             }
@@ -132,7 +169,7 @@ fn settle(manifest: &Manifest, plugin: &Plugin) -> Result<Settings> {
             }
         }
     }
-    Ok(settings)
+    Ok((settings, secrets))
 }
 
 /// The settings of a plugin that the Clusterfile does not name.

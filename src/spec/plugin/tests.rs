@@ -217,6 +217,76 @@ fn those_that_are_on_come_first_and_the_others_in_the_order_of_the_clusterfile()
     assert_eq!(selected(off, "w1").unwrap(), []);
 }
 
+const LICENSE: &str = "apiVersion: chasi.dev/v1
+kind: Plugin
+name: license
+description: puts a licence in its place
+phases: [after-host]
+undo: false
+settings:
+  key: {type: secret, description: which}
+  seats: {type: integer, description: how many, default: 5}
+";
+
+#[test]
+fn a_secret_comes_from_a_file_or_a_variable_and_is_in_no_error() {
+    let chosen = |settings: &str| {
+        let plugins = format!("  plugins:\n  - {{name: license, settings: {{{settings}}}}}\n");
+        let cluster = cluster(&plugins)?.cluster;
+        let image = image(&[LICENSE]);
+        let host = cluster.hosts.get("m1").unwrap();
+        let selected = select(&image, &cluster, host)?;
+        assert_eq!(selected[0].settings.len(), 1);
+        Ok(format!(
+            "{:?}",
+            selected[0].secrets.values().next().unwrap()
+        ))
+    };
+    let told = |settings| {
+        let error: Error = chosen(settings).unwrap_err();
+        format!("{error} {:?} {:?}", error.hints(), error.snippet())
+    };
+    let from: Result<String> = chosen("key: {env: SITE_KEY}");
+    assert!(from.unwrap().contains("SITE_KEY"));
+    assert!(
+        chosen("key: {file: /run/key}")
+            .unwrap()
+            .contains("\"/run/key\"")
+    );
+    let clear = told("key: s3cret");
+    assert!(clear.contains("write `key: {file: PATH}`"), "{clear}");
+    assert!(!clear.contains("s3cret"), "{clear}");
+    for (settings, expected) in [
+        ("key: {file: /a, env: B}", "from a file or from a variable"),
+        ("key: {}", "from a file or from a variable"),
+        ("key: {path: /a}", "unknown field `path`"),
+        ("seats: {file: /a}, key: {file: /a}", "found a secret"),
+        ("seats: 2", "needs the setting `key`"),
+    ] {
+        let error = told(settings);
+        assert!(error.contains(expected), "{settings}: {error}");
+    }
+}
+
+#[test]
+fn a_secret_has_no_default_and_is_for_phases_that_last() {
+    for (from, to, expected) in [
+        (
+            "description: which",
+            "description: which, default: a",
+            "no default",
+        ),
+        (
+            "after-host",
+            "before-drain",
+            "none of these phases is told one",
+        ),
+    ] {
+        let error = parse(&LICENSE.replace(from, to)).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
 #[test]
 fn what_the_image_does_not_know_is_pointed_to_with_a_remedy() {
     for (plugins, expected, hint) in [
