@@ -341,11 +341,47 @@ fn a_drain_that_a_budget_blocks_is_named_and_given_up() {
     });
     let said = refused(cluster.try_node(&drain), 4);
     assert!(said.contains("never lets"), "{said}");
+    assert_upgrade_would_not_begin(&cluster);
     let after = staying_pods(&site);
     assert!(before.is_subset(&after), "{before:?} became {after:?}");
     schedulable();
     site.kubectl("node-1", "delete namespace shop --wait");
     site.leaves(Hosts::Installed);
+}
+
+/// Before an upgrade the same is found, and the versions go together.
+fn assert_upgrade_would_not_begin(cluster: &Cluster) {
+    let check = [
+        "check",
+        "upgrade",
+        "--only",
+        "versions,drain",
+        "--format",
+        "json",
+    ];
+    let output = cluster
+        .site
+        .chasi_with(&check, cluster.file)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{told}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let found = |id: &str, host: &str| {
+        let mut findings = report["findings"].as_array().unwrap().iter();
+        let found =
+            findings.find(|one| one["check"] == id && (host.is_empty() || one["host"] == host));
+        found.unwrap_or_else(|| panic!("{id}: {report:#}"))
+    };
+    let budget = found("drain.budgets", WORKER);
+    assert_eq!(budget["state"], "wrong", "{budget:#}");
+    assert!(
+        budget["seen"].as_str().unwrap().contains("shop/web"),
+        "{budget:#}"
+    );
+    assert_eq!(found("drain.budgets", "node-1")["state"], "passed");
+    assert_eq!(found("drain.local-data", WORKER)["state"], "wrong");
+    assert_eq!(found("versions.skew", "")["state"], "passed");
 }
 
 #[test]

@@ -92,6 +92,14 @@ fn an_older_runtime_two_families_and_an_ordinary_user() {
         let mut command = site.chasi_with(arguments, "variant.yaml");
         serde_json::from_str(&succeed(command.args(["--format", "json"]))).unwrap()
     };
+    // Each way carries what the interfaces send, in both families.
+    let checked = run(&["check", "pre", "--only", "network.mtu"]);
+    let ways = checked["findings"].as_array().unwrap();
+    assert_eq!(ways.len(), 2, "{checked:#}");
+    for way in ways {
+        let seen = way["seen"].as_str().unwrap_or_default();
+        assert_eq!(seen.matches(" bytes").count(), 2, "{way:#}");
+    }
     let watched = |arguments: &[&str], file: &str| {
         let arguments = [arguments, &["--format", "json"]].concat();
         Watched::start(site.chasi_with(&arguments, file))
@@ -181,7 +189,15 @@ fn an_older_runtime_two_families_and_an_ordinary_user() {
     hooks::assert_turned_off(&lab, |arguments| watched(arguments, "off.yaml"));
     run(&["run", "--yes"]);
     let plan = || run(&["run", "--dry-run"]);
-    hooks::assert_repaired(&lab, plan, || run(&["run", "--yes"]));
+    let ignoring = ["run", "--yes", "--ignore", "network.resolver"];
+    hooks::assert_repaired(&lab, plan, || run(&ignoring));
+    // What was ignored is remembered with the run.
+    let history = lab.sh(
+        "node-1",
+        "tail -1 /var/lib/chasi/cluster/history.jsonl",
+    );
+    let last: Value = serde_json::from_str(&history).unwrap();
+    assert_eq!(last["ignored"], serde_json::json!(["network.resolver"]));
     hooks::assert_drained(&lab, |arguments| {
         let all = [&["node"], arguments].concat();
         succeed(&mut site.chasi_with(&all, "variant.yaml"));
