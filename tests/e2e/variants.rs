@@ -192,10 +192,7 @@ fn an_older_runtime_two_families_and_an_ordinary_user() {
     let ignoring = ["run", "--yes", "--ignore", "network.resolver"];
     hooks::assert_repaired(&lab, plan, || run(&ignoring));
     // What was ignored is remembered with the run.
-    let history = lab.sh(
-        "node-1",
-        "tail -1 /var/lib/chasi/cluster/history.jsonl",
-    );
+    let history = lab.sh("node-1", "tail -1 /var/lib/chasi/cluster/history.jsonl");
     let last: Value = serde_json::from_str(&history).unwrap();
     assert_eq!(last["ignored"], serde_json::json!(["network.resolver"]));
     hooks::assert_drained(&lab, |arguments| {
