@@ -130,10 +130,17 @@ pub fn simulate(snapshot: &Snapshot, nodes: &[&str], options: &Options) -> Simul
         let name = PodName::of(pod);
         match fate(pod, options) {
             Fate::Stays(reason) => found.skipped.push(Skipped { pod: name, reason }),
-            Fate::Blocks(obstacle) => found.blocked.push(Blocked {
-                pod: name,
-                obstacle,
-            }),
+            Fate::Blocks(obstacle) => {
+                // Once it is allowed it goes like the others: what stands against that
+                // is told with it, and not only then.
+                if obstacle != Obstacle::DaemonSet {
+                    moving.push(pod);
+                }
+                found.blocked.push(Blocked {
+                    pod: name,
+                    obstacle,
+                });
+            }
             Fate::Moves => {
                 moving.push(pod);
                 found.moving.push(Moving {
@@ -380,7 +387,7 @@ mod tests {
             (
                 vec![
                     pod("p", "a", data.clone()),
-                    pod("q", "a", data),
+                    pod("q", "a", data.clone()),
                     pod("r", "a", unmanaged),
                 ],
                 vec![],
@@ -392,6 +399,15 @@ mod tests {
                 vec![pod("p", "a", json!({}))],
                 vec![budget()],
                 Some(vec![relax]),
+            ),
+            // Both at once: who allows the one must not find the other only then.
+            (
+                vec![pod("p", "a", data)],
+                vec![budget()],
+                Some(vec![
+                    "add `--delete-emptydir-data`, when that is meant",
+                    relax,
+                ]),
             ),
         ] {
             let found = simulate(
