@@ -133,7 +133,10 @@ pub async fn apply(
         return Ok(());
     };
     let deletes = match unlisting {
-        Some(unlisting) => unlisting.is_wanted(shell, consent, &departure).await,
+        Some(unlisting) => {
+            let shown = question.is_some();
+            unlisting.is_wanted(shell, consent, &departure, shown).await
+        }
         None => false,
     };
     if let Err(error) = context.check_cancelled() {

@@ -123,14 +123,19 @@ impl Summary<'_> {
 
 /// The plan for people.
 pub fn describe(plan: &Plan) -> String {
-    if plan.steps.is_empty() {
-        return "Nothing to do: nothing of these nodes is left in the cluster.\n".to_owned();
+    match plan.steps.is_empty() {
+        true => "Nothing to do: nothing of these nodes is left in the cluster.\n".to_owned(),
+        false => format!("Cluster `{}`\n\n{}", plan.cluster, steps(plan)),
     }
+}
+
+/// The steps of a plan, and what is to be said of them.
+pub fn steps(plan: &Plan) -> String {
     let mut table = Table::new(["NODE", "WHAT"]);
     for step in &plan.steps {
         table.row([step.node.clone(), step.action.describe()]);
     }
-    let mut text = format!("Cluster `{}`\n\n{table}", plan.cluster);
+    let mut text = table.to_string();
     for line in plan.quorum.iter().chain(&plan.doubts) {
         text += &format!("\n{line}");
     }

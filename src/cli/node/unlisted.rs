@@ -7,7 +7,7 @@ use super::super::Shell;
 use super::super::cluster::Chosen;
 use super::super::consent::Consent;
 use super::Moving;
-use super::delete::describe;
+use super::delete::steps;
 use crate::cluster::connect::{LeftOut, Prepared as _};
 use crate::cluster::removal::{self, Report};
 use crate::cluster::run;
@@ -128,8 +128,15 @@ impl Unlisting {
         self.delete_unlisted
     }
 
-    /// Whether those that can go are to go: it was said, or is said now.
-    pub async fn is_wanted(&self, shell: &Shell, consent: &Consent, departure: &Departure) -> bool {
+    /// Whether those that can go are to go: it was said, or is said now. What that
+    /// would be is shown, if it was not `shown` just before.
+    pub async fn is_wanted(
+        &self,
+        shell: &Shell,
+        consent: &Consent,
+        departure: &Departure,
+        shown: bool,
+    ) -> bool {
         let Some((_, plan)) = &departure.removal else {
             return false;
         };
@@ -137,7 +144,10 @@ impl Unlisting {
             "Delete {}, which the Clusterfile does not name any more?",
             plan.nodes().join(", ")
         );
-        let text = departure.describe();
+        let text = match shown {
+            true => String::new(),
+            false => departure.describe(),
+        };
         self.delete_unlisted || consent.ask_apart(shell, &text, &question).await
     }
 
@@ -172,9 +182,9 @@ impl Departure {
         let mut text = String::new();
         if let Some((_, plan)) = &self.removal {
             text += &format!(
-                "\nThe Clusterfile does not name {} any more. Afterwards, when that is wanted:\n{}",
+                "\nThe Clusterfile does not name {} any more. Afterwards, when that is wanted:\n\n{}",
                 plan.nodes().join(", "),
-                describe(plan)
+                steps(plan)
             );
         }
         for one in &self.stay {
