@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use super::connect::{self, LeftOut, Visitor, connect, farewell};
 use super::hooks;
+use super::leave::kept;
 use crate::agent::calls::hook::ForgetHook;
 use crate::agent::calls::host::{Leave, ReadHost};
 use crate::agent::{Client, ClusterLock};
 use crate::error::{Error, Kind, Result};
-use crate::event::{Context, Event};
+use crate::event::Context;
 use crate::remote::Target;
 use crate::spec;
 use crate::spec::plugin::PluginName;
@@ -150,13 +151,7 @@ impl Prepared {
     }
 
     async fn change(&self, context: &Context) -> Result<Report> {
-        let control_planes: Vec<&str> = self
-            .request
-            .cluster
-            .hosts
-            .control_planes()
-            .map(|host| host.name.as_str())
-            .collect();
+        let control_planes: Vec<&str> = self.request.cluster.hosts.control_plane_names().collect();
         let lock = ClusterLock::take(
             context,
             &self.request.visitor.run,
@@ -206,12 +201,9 @@ impl Prepared {
             match left {
                 Err(error) => report.left_out.push(LeftOut::because(name, &error)),
                 Ok(left) => {
-                    for text in left.notes {
-                        let host = Some(name.clone());
-                        context.emit(Event::Warning { host, text });
-                    }
-                    if !left.kept.is_empty() {
-                        report.kept.insert(name.clone(), left.kept);
+                    let kept = kept(context, name, left);
+                    if !kept.is_empty() {
+                        report.kept.insert(name.clone(), kept);
                     }
                     report.hosts.push(name.clone());
                 }

@@ -72,8 +72,7 @@ pub(super) async fn leader(
     let planes: Vec<&str> = request
         .cluster
         .hosts
-        .control_planes()
-        .map(|host| host.name.as_str())
+        .control_plane_names()
         .filter(|name| Some(*name) != but)
         .collect();
     let mut last = Error::new(Kind::Unreachable, "no control plane can be asked");
@@ -111,14 +110,22 @@ async fn ask(client: &Client) -> Result<(IpAddr, ClusterReport, HostReport)> {
         Error::new(Kind::Failed, "the host has no API server")
             .hint("`chasi run` brings the cluster to what its Clusterfile says")
     })?;
+    let in_use = host.distro.objects.is_some();
+    let report = ask_patiently([(address, client)].into_iter(), in_use).await?;
+    Ok((address, report, host))
+}
+
+/// Asks the first control plane that answers; again for some seconds when the cluster
+/// has been in use.
+async fn ask_patiently<'a>(
+    planes: impl Iterator<Item = (IpAddr, &'a Client)> + Clone,
+    in_use: bool,
+) -> Result<ClusterReport> {
     let mut attempt = 1;
     loop {
-        match connect::ask_api([(address, client)]).await {
-            Ok(report) => return Ok((address, report, host)),
-            Err(error) if attempt == ATTEMPTS || host.distro.objects.is_none() => {
-                return Err(error);
-            }
-            Err(_) => tokio::time::sleep(PAUSE).await,
+        match connect::ask_api(planes.clone()).await {
+            Err(_) if in_use && attempt < ATTEMPTS => tokio::time::sleep(PAUSE).await,
+            answer => return answer,
         }
         attempt += 1;
     }
@@ -134,18 +141,10 @@ pub(super) async fn live(
     let in_use = reports
         .values()
         .any(|report| report.distro.objects.is_some());
-    for attempt in 1..=ATTEMPTS {
-        let asked = control_planes(clients, reports).map(|(_, address, client)| (address, client));
-        if let Ok(report) = connect::ask_api(asked).await {
-            let etcd = etcd(clients, reports).await;
-            return Some(Live { report, etcd });
-        }
-        if !in_use || attempt == ATTEMPTS {
-            break;
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    None
+    let asked = control_planes(clients, reports).map(|(_, address, client)| (address, client));
+    let report = ask_patiently(asked, in_use).await.ok()?;
+    let etcd = etcd(clients, reports).await;
+    Some(Live { report, etcd })
 }
 
 /// The members of etcd, as the first that answers knows them; none when none does.

@@ -16,6 +16,7 @@ mod drain;
 mod evidence;
 pub mod hooks;
 pub mod image;
+mod leave;
 mod live;
 pub mod nodes;
 pub mod plan;

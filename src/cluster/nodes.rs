@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::connect::{LeftOut, Prepared, Visitor, ask_api, connect, farewell, sort};
 use super::desired;
+use super::leave::kept;
 use super::live::{self, Leader};
 use super::status::Request;
 use super::unlisted::{Unlisted, unlisted};
@@ -252,13 +253,7 @@ impl PreparedReset {
         });
         let what = "put the host back as it was";
         match context.step(Some(&name), what, work).await {
-            Ok(left) => {
-                for text in left.notes {
-                    let host = Some(name.clone());
-                    context.emit(Event::Warning { host, text });
-                }
-                done.kept = left.kept;
-            }
+            Ok(left) => done.kept = kept(context, &name, left),
             Err(error) => done.left_out.push(LeftOut::because(&name, &error)),
         }
         let mut forgotten = Ok(());

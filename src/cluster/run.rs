@@ -140,8 +140,8 @@ async fn explore(
     let live = live(clients, &reports).await;
     let joining = joining(&request.cluster, &reports, live.as_ref());
     let mut left_out = enough(request, clients, &joining, problems)?;
-    let members = control_planes(&request.cluster)
-        .into_iter()
+    let control_planes = request.cluster.hosts.control_plane_names();
+    let members = control_planes
         .filter(|name| !joining.contains(*name))
         .map(str::to_owned)
         .collect();
@@ -266,22 +266,13 @@ fn joining(
         .collect();
     let stands = cluster
         .hosts
-        .control_planes()
-        .any(|host| !joining.contains(host.name.as_str()));
+        .control_plane_names()
+        .any(|name| !joining.contains(name));
     match stands {
         true => joining,
         // Nobody has registered yet.
         false => BTreeSet::new(),
     }
-}
-
-/// The names of all control planes.
-fn control_planes(cluster: &spec::Cluster) -> Vec<&str> {
-    cluster
-        .hosts
-        .control_planes()
-        .map(|host| host.name.as_str())
-        .collect()
 }
 
 /// A run can do without workers, and without a minority of the control planes,
@@ -293,8 +284,8 @@ fn enough(
     joining: &BTreeSet<String>,
     problems: Vec<(String, Error)>,
 ) -> Result<Vec<LeftOut>> {
-    let mut control_planes = control_planes(&request.cluster);
-    control_planes.retain(|name| !joining.contains(*name));
+    let all = request.cluster.hosts.control_plane_names();
+    let control_planes: Vec<&str> = all.filter(|name| !joining.contains(*name)).collect();
     let reached = control_planes
         .iter()
         .filter(|name| clients.contains_key(**name))
@@ -491,9 +482,9 @@ impl Prepared {
             ignored: self.ignored(),
             outcome,
         };
-        let names = control_planes(&self.request.cluster);
-        let recording = names.iter().filter_map(|name| {
-            let client = self.clients.get(*name).filter(|client| client.is_alive())?;
+        let names = self.request.cluster.hosts.control_plane_names();
+        let recording = names.filter_map(|name| {
+            let client = self.clients.get(name).filter(|client| client.is_alive())?;
             let entry = entry.clone();
             Some(client.call(RecordRun { entry }))
         });

@@ -78,12 +78,7 @@ pub async fn kubeconfig(
     request: &Request,
     server: Option<&str>,
 ) -> Result<String> {
-    let control_planes: Vec<&str> = request
-        .cluster
-        .hosts
-        .control_planes()
-        .map(|host| host.name.as_str())
-        .collect();
+    let control_planes: Vec<&str> = request.cluster.hosts.control_plane_names().collect();
     let mut last = Error::new(Kind::Unreachable, "no control plane can be reached");
     for target in request
         .targets

@@ -96,6 +96,11 @@ impl Hosts {
         self.0.iter().filter(|host| host.roles.is_control_plane())
     }
 
+    /// The names of the hosts that run a control plane.
+    pub fn control_plane_names(&self) -> impl Iterator<Item = &str> {
+        self.control_planes().map(|host| host.name.as_str())
+    }
+
     /// The host of that name.
     pub fn get(&self, name: &str) -> Option<&Host> {
         self.0.iter().find(|host| host.name.as_str() == name)

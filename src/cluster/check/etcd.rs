@@ -63,13 +63,7 @@ fn health(subject: &Subject) -> Outcome {
                 "restore the member that is damaged from the others: `etcdctl alarm list` names it",
             );
         }
-        let wanted: Vec<&str> = subject
-            .site
-            .cluster
-            .hosts
-            .control_planes()
-            .map(|host| host.name.as_str())
-            .collect();
+        let wanted: Vec<&str> = subject.site.cluster.hosts.control_plane_names().collect();
         let missing: Vec<&str> = wanted
             .iter()
             .copied()

@@ -101,13 +101,7 @@ impl Known<'_> {
 
     /// Counts etcd's members; gives those that are to be removed from them, in order.
     fn judge(&self, plan: &mut Plan) -> Result<Vec<String>> {
-        let planes: Vec<&str> = self
-            .request
-            .cluster
-            .hosts
-            .control_planes()
-            .map(|host| host.name.as_str())
-            .collect();
+        let planes: Vec<&str> = self.request.cluster.hosts.control_plane_names().collect();
         if planes.iter().all(|name| self.leaving.contains(name)) {
             return Err(Error::new(
                 Kind::Check,

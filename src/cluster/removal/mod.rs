@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use self::known::Known;
 use super::connect::{self, LeftOut, Visitor, connect, farewell};
 use super::drain::drain;
+use super::leave::kept;
 use super::live;
 use crate::agent::calls::etcd::{RecoverEtcd, RemoveEtcdMember};
 use crate::agent::calls::host::{HostReport, Leave, ReadHost};
@@ -323,12 +324,9 @@ impl Prepared {
                     match context.step(node, what, work).await {
                         Err(error) => report.left_out.push(LeftOut::because(&step.node, &error)),
                         Ok(left) => {
-                            for text in left.notes {
-                                let host = Some(step.node.clone());
-                                context.emit(Event::Warning { host, text });
-                            }
-                            if !left.kept.is_empty() {
-                                report.kept.insert(step.node.clone(), left.kept);
+                            let kept = kept(context, &step.node, left);
+                            if !kept.is_empty() {
+                                report.kept.insert(step.node.clone(), kept);
                             }
                         }
                     }
