@@ -20,6 +20,7 @@ use crate::cluster::access::{Environment, plugin_secrets, targets};
 use crate::cluster::check::{self, Phase, Selection};
 use crate::cluster::connect::{LeftOut, Visitor};
 use crate::cluster::image::{Running, running};
+use crate::cluster::plan::Pace;
 use crate::cluster::run::Request;
 use crate::cluster::{delete, removal, status};
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -340,6 +341,11 @@ impl Chosen {
             dry_run,
             selection,
             leave_plugins: Vec::new(),
+            pace: Pace::default(),
+            drain: Options {
+                ignore_daemonsets: true,
+                ..Options::default()
+            },
         })
     }
 }

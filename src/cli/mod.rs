@@ -29,6 +29,7 @@ mod pull;
 mod push;
 mod reporter;
 mod rmi;
+mod rolling;
 mod run;
 mod save;
 mod schema;
@@ -38,6 +39,7 @@ mod status;
 mod store;
 mod table;
 mod tag;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -82,6 +84,7 @@ enum Command {
     Schema(schema::Args),
     Check(check::Args),
     Run(run::Args),
+    Upgrade(upgrade::Args),
     Node(node::Args),
     Status(status::Args),
     Kubeconfig(kubeconfig::Args),
@@ -103,6 +106,7 @@ impl Command {
         match self {
             Command::Check(_) | Command::Status(_) | Command::Kubeconfig(_) => false,
             Command::Run(args) => !args.only_looks(),
+            Command::Upgrade(args) => !args.only_looks(),
             Command::Delete(args) => !args.only_looks(),
             Command::Node(args) => !args.only_looks(),
             _ => !self.is_service(),
@@ -153,6 +157,7 @@ fn run(command: Command, shell: &Shell) -> Result<()> {
         Command::Schema(args) => args.run(shell),
         Command::Check(args) => args.run(shell),
         Command::Run(args) => args.run(shell),
+        Command::Upgrade(args) => args.run(shell),
         Command::Node(args) => args.run(shell),
         Command::Status(args) => args.run(shell),
         Command::Kubeconfig(args) => args.run(shell),

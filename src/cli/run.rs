@@ -12,6 +12,7 @@ use super::consent::{Consent, Shown};
 use super::message::{Style, wrapped};
 use super::node::{Departure, Unlisting};
 use super::reporter::{Phase, duration};
+use super::rolling::Rolling;
 use super::table::Table;
 use crate::cluster::check::{Finding, Outcome, Selection};
 use crate::cluster::connect::Prepared as _;
@@ -49,6 +50,8 @@ pub struct Args {
     #[arg(long, value_name = "PLUGIN")]
     leave_plugin: Vec<PluginName>,
     #[command(flatten)]
+    rolling: Rolling,
+    #[command(flatten)]
     consent: Consent,
     #[command(
         flatten,
@@ -79,6 +82,8 @@ impl Args {
         let selection = Selection::new(&[], &self.ignore)?;
         let mut request = chosen.request(shell, self.consent.dry_run, selection)?;
         request.leave_plugins = self.leave_plugin;
+        request.pace = self.rolling.pace();
+        request.drain = self.rolling.drain();
         let with = With::Unlisting(&self.unlisting);
         shell.block_on(apply(shell, &self.consent, request, &chosen, with))
     }
@@ -86,6 +91,8 @@ impl Args {
 
 /// What belongs to a run beside the hosts of the Clusterfile.
 pub enum With<'a> {
+    /// Nothing.
+    Nothing,
     /// Nodes that it does not name any more.
     Unlisting(&'a Unlisting),
     /// An edit of it, and whether that is to be written.
@@ -107,6 +114,7 @@ pub async fn apply(
     let (edit, unlisting) = match with {
         With::Unlisting(unlisting) => (None, Some(unlisting)),
         With::Edit(edit, write) => (Some((edit, write)), None),
+        With::Nothing => (None, None),
     };
     let departure = match unlisting {
         Some(unlisting) => unlisting.look(shell, chosen, &prepared).await,
@@ -286,8 +294,12 @@ fn lines(plan: &Plan, hosts: usize) -> Vec<(String, String)> {
                 true => format!("all {hosts} hosts"),
                 false => on.join(", "),
             };
-            if stage.rolling && on.len() > 1 {
-                text.push_str(", one after the other");
+            if on.len() > 1 && on.iter().all(|host| stage.is_rolling(host)) {
+                let most = stage.turns.iter().map(Vec::len).max();
+                text.push_str(&match most {
+                    Some(most @ 2..) => format!(", {most} workers at a time"),
+                    _ => ", one after the other".to_owned(),
+                });
             }
             if !undoable {
                 text.push_str(" (cannot be undone)");
@@ -452,19 +464,19 @@ mod tests {
             stages: vec![
                 Stage {
                     name: "certificates".into(),
-                    rolling: false,
+                    turns: Vec::new(),
                     steps: ["m2", "m3"]
                         .map(|host| step(host, Action::CreateCertificates))
                         .into(),
                 },
                 Stage {
                     name: "start".into(),
-                    rolling: true,
+                    turns: ["m1", "m2", "m3"].map(|host| vec![host.into()]).into(),
                     steps: start.into(),
                 },
                 Stage {
                     name: "objects".into(),
-                    rolling: false,
+                    turns: Vec::new(),
                     steps: vec![step("m1", Action::ApplyObjects { identity })],
                 },
             ],
@@ -519,7 +531,7 @@ mod tests {
         let plan = Plan {
             stages: vec![Stage {
                 name: "hosts".into(),
-                rolling: false,
+                turns: Vec::new(),
                 steps: vec![
                     run("data-disk", false, &["/etc/fstab"]),
                     run("license", true, &[]),
@@ -544,7 +556,7 @@ mod tests {
         let plan = Plan {
             stages: vec![Stage {
                 name: "start".into(),
-                rolling: false,
+                turns: Vec::new(),
                 steps: hosts.collect(),
             }],
             ..example()

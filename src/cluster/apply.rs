@@ -12,12 +12,14 @@ use futures::future::join_all;
 use tokio::sync::oneshot;
 
 use super::desired::{Desired, DesiredHost};
+use super::hooks::run_hooks;
 use super::plan::{Action, Plan, Stage, Step};
 use crate::agent::Client;
 use crate::agent::calls::distro::*;
 use crate::agent::calls::etcd::{AddEtcdMember, PromoteEtcdMember};
 use crate::agent::calls::hook::{ApplyHook, UndoHook};
 use crate::agent::calls::host::*;
+use crate::agent::calls::node::{AwaitNode, Drain, Uncordon};
 use crate::agent::{Destination, distribute};
 use crate::distro::Role;
 use crate::distro::kubeadm::credential::Server;
@@ -25,7 +27,9 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event::{Context, Event};
 use crate::host::Part;
 use crate::kube::ObjectName;
+use crate::kube::drain::Options;
 use crate::oci::{Blob, Store};
+use crate::spec::plugin::Phase;
 
 /// How long an API server may take to come up, in seconds. kubelet, the image
 /// pulls and etcd's election are in it; a slow disk makes it minutes.
@@ -34,6 +38,8 @@ const API_PATIENCE: u64 = 300;
 const SERVICE_PATIENCE: u64 = 90;
 /// How long a node may take to register, in seconds.
 const NODE_PATIENCE: u64 = 120;
+/// How long a node may take to be ready with another kubelet, in seconds.
+const READY_PATIENCE: u64 = 180;
 
 /// What carrying out a plan needs.
 pub struct Run<'a> {
@@ -51,6 +57,8 @@ pub struct Run<'a> {
     pub index: &'a Blob,
     /// The control planes that the cluster stands on: all but those that join.
     pub members: &'a BTreeSet<String>,
+    /// How nodes are drained.
+    pub drain: &'a Options,
 }
 
 /// How it ended.
@@ -101,49 +109,37 @@ impl Run<'_> {
             "credentials" => return self.credentials(stage, outcome).await,
             _ => {}
         }
-        let mut hosts: Vec<&str> = Vec::new();
+        let mut beside: Vec<&str> = Vec::new();
         for step in &stage.steps {
-            if !hosts.contains(&step.host.as_str()) {
-                hosts.push(&step.host);
+            let host = step.host.as_str();
+            if !stage.is_rolling(host) && !beside.contains(&host) {
+                beside.push(host);
             }
         }
-        let is_control_plane =
-            |host: &&str| self.control_planes().any(|other| other.node.name == **host);
-        let (mut rolling, beside): (Vec<&str>, Vec<&str>) = hosts
-            .into_iter()
-            .partition(|host| stage.rolling && is_control_plane(host));
-        // Those that join come last, in the order in which their etcd expects them.
-        rolling.sort_by_key(|host| !self.members.contains(*host));
         let together = join_all(
             beside
                 .into_iter()
                 .map(|host| self.steps(stage, host, outcome)),
         );
-        futures::join!(self.one_by_one(stage, &rolling, outcome), together);
+        futures::join!(self.in_turns(stage, outcome), together);
     }
 
-    /// Control planes of a cluster that is in use: each answers before the next one
-    /// begins.
-    async fn one_by_one(&self, stage: &Stage, hosts: &[&str], outcome: &Mutex<Outcome>) {
+    /// Hosts of a cluster that is in use: when one fails, no later turn begins.
+    async fn in_turns(&self, stage: &Stage, outcome: &Mutex<Outcome>) {
         let mut failed: Option<&str> = None;
-        for host in hosts {
+        for turn in &stage.turns {
             if let Some(before) = failed {
-                if !self.members.contains(*host) {
-                    let error = Error::new(
-                        Kind::Failed,
-                        format!(
-                            "not begun: `{before}` failed, and control planes join one after the other"
-                        ),
-                    );
-                    fail(outcome, host, Arc::new(error));
+                for host in turn.iter().filter(|host| !has_failed(outcome, host)) {
+                    let what = format!("not begun, because `{before}` failed before it");
+                    fail(outcome, host, Arc::new(Error::new(Kind::Failed, what)));
                 }
                 continue;
             }
-            self.steps(stage, host, outcome).await;
-            self.settle(stage, host, outcome).await;
-            if has_failed(outcome, host) {
-                failed = Some(host);
-            }
+            join_all(turn.iter().map(|host| self.steps(stage, host, outcome))).await;
+            failed = turn
+                .iter()
+                .map(String::as_str)
+                .find(|host| has_failed(outcome, host));
         }
     }
 
@@ -158,20 +154,6 @@ impl Run<'_> {
                 .step(Some(host), step.action.describe(), self.step(step))
                 .await;
             note(outcome, step, result);
-        }
-    }
-
-    /// Waits until a host's control plane answers that a rolling stage has changed.
-    /// Only when all of its steps are done: on a host that is new, kubelet starts last.
-    async fn settle(&self, stage: &Stage, host: &str, outcome: &Mutex<Outcome>) {
-        let Some(step) = stage.steps.iter().find(|step| step.host == host) else {
-            return;
-        };
-        if !self.context.cancel.is_cancelled()
-            && !has_failed(outcome, host)
-            && let Err(error) = self.wait_for_api(host).await
-        {
-            fail(outcome, &step.host, Arc::new(error));
         }
     }
 
@@ -199,6 +181,8 @@ impl Run<'_> {
                 .steps
                 .iter()
                 .any(|step| outcome.failed.contains_key(&step.host)),
+            // What is in use is changed no further.
+            "hosts" | "start" | "upgrade" if self.has_stopped(stage, &outcome) => true,
             _ => alive * 2 <= self.members.len(),
         };
         if !fatal || outcome.failed.is_empty() {
@@ -216,6 +200,14 @@ impl Run<'_> {
                 "mend the cause, then run the same command again: it goes on where it stopped"
                     .into()
             })))
+    }
+
+    /// Whether a host failed that the cluster stands on, or that runs pods.
+    fn has_stopped(&self, stage: &Stage, outcome: &Outcome) -> bool {
+        stage.turns.iter().flatten().any(|host| {
+            let joins = stage.name == "start" && !self.members.contains(host);
+            !joins && outcome.failed.contains_key(host)
+        })
     }
 
     fn control_planes(&self) -> impl Iterator<Item = &DesiredHost> {
@@ -336,6 +328,7 @@ impl Run<'_> {
                 let call = ApplyObjects {
                     address,
                     identity: *identity,
+                    generation: host.identity,
                     dns_forward: self.desired.dns_forward,
                 };
                 client.call(call).await
@@ -348,6 +341,35 @@ impl Run<'_> {
                         objects,
                     })
                     .await
+            }
+            Action::AwaitControlPlane => {
+                let call = AwaitControlPlane {
+                    address,
+                    seconds: API_PATIENCE,
+                };
+                client.call(call).await
+            }
+            Action::Drain => self.drain(client, host).await,
+            Action::AwaitNode { version } => {
+                let seconds = READY_PATIENCE;
+                // What the API says of it may be from before the switch.
+                client.call(AwaitKubelet { seconds }).await?;
+                let leader = self.leader().await?;
+                let call = AwaitNode {
+                    address: leader.node.node_ip(),
+                    node: host.node.name.clone(),
+                    version: version.clone(),
+                    seconds,
+                };
+                self.client(&leader.node.name)?.call(call).await
+            }
+            Action::Uncordon => {
+                let leader = self.leader().await?;
+                let call = Uncordon {
+                    address: leader.node.node_ip(),
+                    node: host.node.name.clone(),
+                };
+                self.client(&leader.node.name)?.call(call).await
             }
             Action::RunPlugin { plugin, phase, .. } | Action::KeepPlugin { plugin, phase } => {
                 let hook = host.hook(plugin, *phase)?.clone();
@@ -394,6 +416,21 @@ impl Run<'_> {
                     .await
             }
         }
+    }
+
+    /// Moves a node's pods away, with what its plugins do before and after.
+    async fn drain(&self, client: &Client, host: &DesiredHost) -> Result<()> {
+        let node = &host.node.name;
+        run_hooks(self.context, client, node, self.run, Phase::BeforeDrain).await?;
+        let leader = self.leader().await?;
+        let call = Drain {
+            address: leader.node.node_ip(),
+            nodes: vec![node.clone()],
+            options: self.drain.clone(),
+            run: self.run.to_owned(),
+        };
+        self.client(&leader.node.name)?.call(call).await?;
+        run_hooks(self.context, client, node, self.run, Phase::AfterDrain).await
     }
 
     async fn switch(&self, client: &Client, host: &DesiredHost, part: Part) -> Result<()> {

@@ -2,8 +2,14 @@
 //!
 //! A plan is a pure function of what is desired and what is. Stages follow each
 //! other; within a stage each host does its steps in order and hosts do not wait
-//! for each other. Only what is not as desired becomes a step, so the plan of a
-//! cluster that is as desired is empty.
+//! for each other, but for those that have turns. Only what is not as desired
+//! becomes a step, so the plan of a cluster that is as desired is empty.
+//!
+//! A cluster that is in use stays in use: everything that a host will need is on it
+//! before the first one changes; then the control planes change, one after the
+//! other, so that no kubelet is ever newer than an API server
+//! (kubernetes.io/releases/version-skew-policy); then the nodes, each of them
+//! drained when its image is another.
 
 use std::collections::BTreeSet;
 
@@ -15,6 +21,7 @@ use super::survey::{HostState, Survey};
 use super::unlisted::Unlisted;
 use crate::digest::Digest;
 use crate::distro::Role;
+use crate::kube::NodeState;
 use crate::oci::Blob;
 use crate::spec::plugin::{Changes, Phase, PluginName};
 
@@ -44,11 +51,46 @@ pub struct Plan {
 pub struct Stage {
     /// Its name, one of a fixed list.
     pub name: String,
-    /// Whether hosts go one after the other, and a control plane answers before the
-    /// next one begins: a cluster that is in use stays in use.
-    pub rolling: bool,
+    /// The hosts of a cluster that is in use, in the order in which they go: those
+    /// of one turn together, and when one of them fails, no later turn begins.
+    /// Hosts without a turn wait for nobody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub turns: Vec<Vec<String>>,
     /// The steps; those of one host in order.
     pub steps: Vec<Step>,
+}
+
+impl Stage {
+    /// Whether a host waits for its turn.
+    pub fn is_rolling(&self, host: &str) -> bool {
+        self.turns.iter().flatten().any(|other| other == host)
+    }
+}
+
+/// How fast a cluster that is in use may be changed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pace {
+    /// So many workers at the same time, from 1 on.
+    Hosts(usize),
+    /// Such a part of the workers in percent, 1 to 100, and at least one.
+    Percent(u8),
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace::Hosts(1)
+    }
+}
+
+impl Pace {
+    /// How many of some workers go at the same time.
+    fn of(self, workers: usize) -> usize {
+        match self {
+            Pace::Hosts(hosts) => hosts.max(1),
+            Pace::Percent(part) => (workers * usize::from(part) / 100).max(1),
+        }
+    }
 }
 
 /// One change of one host.
@@ -115,6 +157,18 @@ pub enum Action {
     },
     /// Starts kubelet.
     StartKubelet,
+    /// Waits until the control plane on this host is that of its generation, and
+    /// ready.
+    AwaitControlPlane,
+    /// Moves the node's pods to others, and lets it take no new ones.
+    Drain,
+    /// Waits until the node is ready, with a kubelet of this version.
+    AwaitNode {
+        /// The Kubernetes version, without `v`.
+        version: String,
+    },
+    /// Lets the node take pods again.
+    Uncordon,
     /// Applies the cluster's own objects.
     ApplyObjects {
         /// Their identity.
@@ -182,6 +236,10 @@ impl Action {
                 "switch the control plane to the new generation".into()
             }
             Action::StartKubelet => "start kubelet".into(),
+            Action::AwaitControlPlane => "wait until the control plane is ready".into(),
+            Action::Drain => "drain the node".into(),
+            Action::AwaitNode { .. } => "wait until the node is ready".into(),
+            Action::Uncordon => "let the node take pods again".into(),
             Action::ApplyObjects { .. } => "apply the cluster's own objects".into(),
             Action::RecordObjects { .. } => "record the cluster's own objects".into(),
             Action::SetNode => "set the node's labels and taints".into(),
@@ -236,43 +294,133 @@ impl Plan {
     }
 }
 
+/// How a host comes to the generation that it is to have.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Way {
+    /// It is no node yet.
+    Joins,
+    /// It is a node and keeps its image: no pod has to go.
+    Stays,
+    /// It is a node and gets another image.
+    Upgrades,
+}
+
+/// A host with what it is to be, what it is, and what the API says of it.
+struct Subject<'a> {
+    host: &'a DesiredHost,
+    state: &'a HostState,
+    node: Option<&'a NodeState>,
+    /// Whether there is no other node that its pods could go to.
+    is_alone: bool,
+}
+
+impl Subject<'_> {
+    fn way(&self) -> Way {
+        match self.node.is_some() && self.state.node.is_some() {
+            false => Way::Joins,
+            true if self.state.image == Some(self.host.recipe.image) => Way::Stays,
+            true => Way::Upgrades,
+        }
+    }
+
+    /// Whether it takes no pods because chasi drained it, and not because somebody
+    /// wants it so.
+    fn is_drained(&self) -> bool {
+        self.node.is_some_and(|node| node.drained_by.is_some())
+    }
+
+    fn is_cordoned(&self) -> bool {
+        self.node.is_some_and(|node| node.unschedulable)
+    }
+
+    fn is_control_plane(&self) -> bool {
+        self.host.node.role == Role::ControlPlane
+    }
+}
+
 /// Makes the plan for the hosts that were reached.
-pub fn plan(desired: &Desired, survey: &Survey) -> Plan {
-    let hosts: Vec<(&DesiredHost, &HostState)> = desired
+pub fn plan(desired: &Desired, survey: &Survey, pace: Pace) -> Plan {
+    let node = |name: &str| {
+        let mut nodes = survey.nodes.iter().flatten();
+        nodes.find(|node| node.name == name)
+    };
+    let hosts: Vec<Subject> = desired
         .hosts
         .iter()
-        .filter_map(|host| Some((host, survey.hosts.get(&host.node.name)?)))
+        .filter_map(|host| {
+            Some(Subject {
+                host,
+                state: survey.hosts.get(&host.node.name)?,
+                node: node(&host.node.name),
+                is_alone: survey.nodes.as_ref().is_none_or(|nodes| nodes.len() < 2),
+            })
+        })
         .collect();
     let mut stages = Stages::default();
-    for (host, state) in &hosts {
-        stages.prepare(host, state);
+    for subject in &hosts {
+        stages.prepare(subject, &desired.cluster.version);
     }
     stages.keys(&hosts);
     stages.control_plane(survey, &hosts);
-    stages.objects(desired, survey, &hosts);
+    stages.objects(desired, &hosts);
     Plan {
         cluster: desired.cluster.name.clone(),
         image: desired.image.clone(),
         digest: desired.digest,
         version: desired.cluster.version.clone(),
-        stages: stages.finish(survey.nodes.is_some()),
+        stages: stages.finish(&turns(&hosts, survey.nodes.is_some(), pace)),
         left_out: survey.left_out.clone(),
         unlisted: survey.unlisted.clone(),
     }
 }
 
 /// The stages in their order.
-const ORDER: [&str; 9] = [
+const ORDER: [&str; 11] = [
     "copy",
     "stage",
+    "images",
     "hosts",
     "authorities",
     "certificates",
     "credentials",
     "start",
     "objects",
+    "upgrade",
     "nodes",
 ];
+
+/// Who goes after whom.
+struct Turns {
+    /// When nodes change: control planes one by one, then workers.
+    nodes: Vec<Vec<String>>,
+    /// When control planes change: those that are there, then those that come, in
+    /// the order in which their etcd expects them.
+    control_planes: Vec<Vec<String>>,
+}
+
+/// Gives turns to the hosts of a cluster that is in use.
+fn turns(hosts: &[Subject], in_use: bool, pace: Pace) -> Turns {
+    let name = |subject: &&Subject| subject.host.node.name.clone();
+    let planes = |joins: bool| {
+        hosts
+            .iter()
+            .filter(move |one| in_use && one.is_control_plane())
+            .filter(move |one| (one.way() == Way::Joins) == joins)
+            .map(|one| vec![name(&one)])
+    };
+    let workers: Vec<String> = hosts
+        .iter()
+        .filter(|one| !one.is_control_plane() && one.way() != Way::Joins)
+        .map(|one| name(&one))
+        .collect();
+    let batch = pace.of(workers.len());
+    Turns {
+        nodes: planes(false)
+            .chain(workers.chunks(batch).map(<[String]>::to_vec))
+            .collect(),
+        control_planes: planes(false).chain(planes(true)).collect(),
+    }
+}
 
 #[derive(Default)]
 struct Stages {
@@ -292,26 +440,43 @@ impl Stages {
         ));
     }
 
-    /// `in_use` tells whether the cluster's API answers now.
-    fn finish(self, in_use: bool) -> Vec<Stage> {
-        ORDER
-            .iter()
-            .map(|name| Stage {
+    fn finish(self, turns: &Turns) -> Vec<Stage> {
+        let stage = |name: &&str| {
+            let steps: Vec<Step> = self
+                .steps
+                .iter()
+                .filter(|(stage, _)| stage == name)
+                .map(|(_, step)| step.clone())
+                .collect();
+            let turns = match *name {
+                "hosts" | "upgrade" => &turns.nodes[..],
+                "start" => &turns.control_planes,
+                _ => &[],
+            };
+            let has_steps = |host: &&String| steps.iter().any(|step| step.host == **host);
+            let turns = turns
+                .iter()
+                .map(|turn| turn.iter().filter(has_steps).cloned().collect())
+                .filter(|turn: &Vec<String>| !turn.is_empty())
+                .collect();
+            Stage {
                 name: (*name).to_owned(),
-                rolling: in_use && *name == "start",
-                steps: self
-                    .steps
-                    .iter()
-                    .filter(|(stage, _)| stage == name)
-                    .map(|(_, step)| step.clone())
-                    .collect(),
-            })
-            .filter(|stage| !stage.steps.is_empty())
-            .collect()
+                turns,
+                steps,
+            }
+        };
+        let stages = ORDER.iter().map(stage);
+        stages.filter(|stage| !stage.steps.is_empty()).collect()
     }
 
     /// Everything that a host does for itself.
-    fn prepare(&mut self, host: &DesiredHost, state: &HostState) {
+    fn prepare(&mut self, subject: &Subject, version: &str) {
+        let (host, state) = (subject.host, subject.state);
+        let way = subject.way();
+        let stage = match way {
+            Way::Joins | Way::Stays => "hosts",
+            Way::Upgrades => "upgrade",
+        };
         if !state.missing.is_empty() {
             let bytes = state.missing.iter().map(|blob| blob.size).sum();
             let blobs = state.missing.clone();
@@ -329,12 +494,15 @@ impl Stages {
         if !state.staged.contains(&identity) {
             self.push("stage", host, Action::Stage { identity });
         }
-        self.plugins("hosts", host, state, Phase::BeforeHost);
+        if way == Way::Upgrades && !subject.is_alone {
+            self.push(stage, host, Action::Drain);
+        }
+        self.plugins(stage, host, state, Phase::BeforeHost);
         if state.node != Some(identity) || !state.settled {
-            self.push("hosts", host, Action::SwitchNode { identity });
+            self.push(stage, host, Action::SwitchNode { identity });
         } else if !state.stopped.is_empty() {
             let units = state.stopped.clone();
-            self.push("hosts", host, Action::StartServices { units });
+            self.push(stage, host, Action::StartServices { units });
         }
         let present: BTreeSet<&str> = state
             .distro
@@ -350,9 +518,23 @@ impl Stages {
             .cloned()
             .collect();
         if !references.is_empty() {
-            self.push("hosts", host, Action::PullImages { references });
+            // Nothing is left to be fetched when a host is drained.
+            let stage = match way {
+                Way::Joins | Way::Stays => "hosts",
+                Way::Upgrades => "images",
+            };
+            self.push(stage, host, Action::PullImages { references });
         }
-        self.plugins("hosts", host, state, Phase::AfterHost);
+        self.plugins(stage, host, state, Phase::AfterHost);
+        let changes = way != Way::Joins && state.node != Some(identity);
+        if changes || subject.is_drained() {
+            let version = version.to_owned();
+            self.push(stage, host, Action::AwaitNode { version });
+        }
+        let drains = way == Way::Upgrades && !subject.is_alone;
+        if subject.is_drained() || (drains && !subject.is_cordoned()) {
+            self.push(stage, host, Action::Uncordon);
+        }
     }
 
     /// What there is to do for plugins at a phase.
@@ -384,13 +566,10 @@ impl Stages {
     }
 
     /// Certificate authorities first, then what is signed by them.
-    fn keys(&mut self, hosts: &[(&DesiredHost, &HostState)]) {
-        let exists = hosts.iter().any(|(_, state)| state.distro.pki.is_some());
+    fn keys(&mut self, hosts: &[Subject]) {
+        let exists = hosts.iter().any(|one| one.state.distro.pki.is_some());
         let mut leader = None;
-        for (host, state) in hosts
-            .iter()
-            .filter(|(host, _)| host.node.role == Role::ControlPlane)
-        {
+        for Subject { host, state, .. } in hosts.iter().filter(|one| one.is_control_plane()) {
             if state.distro.pki.is_some() {
                 if state.distro.server_names.as_ref() != Some(&host.server_names) {
                     self.push("certificates", host, Action::SignServer);
@@ -404,17 +583,19 @@ impl Stages {
                 self.push("certificates", host, Action::CreateCertificates);
             }
         }
-        for (host, state) in hosts {
+        for Subject { host, state, .. } in hosts {
             if !state.distro.credential {
                 self.push("credentials", host, Action::Credential);
             }
         }
     }
 
-    fn control_plane(&mut self, survey: &Survey, hosts: &[(&DesiredHost, &HostState)]) {
-        for (host, state) in hosts {
+    fn control_plane(&mut self, survey: &Survey, hosts: &[Subject]) {
+        for subject in hosts {
+            let Subject { host, state, .. } = subject;
+            let before = self.steps.len();
             self.plugins("start", host, state, Phase::BeforeJoin);
-            if host.node.role == Role::ControlPlane && state.control_plane != Some(host.identity) {
+            if subject.is_control_plane() && state.control_plane != Some(host.identity) {
                 if host.joins_etcd && !state.distro.etcd_data {
                     self.push("start", host, Action::AddEtcdMember);
                 }
@@ -431,41 +612,32 @@ impl Stages {
             if host.joins_etcd && !survey.etcd.is_empty() && !(votes && state.distro.etcd_data) {
                 self.push("start", host, Action::PromoteEtcdMember);
             }
+            let changes = self.steps.len() > before;
+            if changes && subject.is_control_plane() && survey.nodes.is_some() {
+                self.push("start", host, Action::AwaitControlPlane);
+            }
         }
     }
 
-    fn objects(
-        &mut self,
-        desired: &Desired,
-        survey: &Survey,
-        hosts: &[(&DesiredHost, &HostState)],
-    ) {
+    fn objects(&mut self, desired: &Desired, hosts: &[Subject]) {
         let identity = desired.objects;
-        let control_planes: Vec<_> = hosts
-            .iter()
-            .filter(|(host, _)| host.node.role == Role::ControlPlane)
-            .collect();
-        let applied = control_planes
-            .iter()
-            .any(|(_, state)| state.distro.objects == Some(identity));
+        let planes = || hosts.iter().filter(|one| one.is_control_plane());
+        let applied = planes().any(|one| one.state.distro.objects == Some(identity));
         // One that joins only now has nothing to apply them with.
-        let first = control_planes
-            .iter()
-            .position(|(_, state)| state.distro.pki.is_some())
+        let first = planes()
+            .position(|one| one.state.distro.pki.is_some())
             .unwrap_or(0);
-        for (index, (host, state)) in control_planes.iter().enumerate() {
+        for (index, Subject { host, state, .. }) in planes().enumerate() {
             if !applied && index == first {
                 self.push("objects", host, Action::ApplyObjects { identity });
             } else if state.distro.objects != Some(identity) {
                 self.push("nodes", host, Action::RecordObjects { identity });
             }
         }
-        for (host, state) in hosts {
-            let node = survey
-                .nodes
-                .iter()
-                .flatten()
-                .find(|node| node.name == host.node.name);
+        for Subject {
+            host, state, node, ..
+        } in hosts
+        {
             if !node.is_some_and(|node| host.metadata_is(node)) {
                 self.push("nodes", host, Action::SetNode);
             }

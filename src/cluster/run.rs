@@ -16,7 +16,7 @@ use super::desired::{Desired, Known, desired};
 use super::evidence;
 use super::hooks::{self, HookState};
 use super::live::{Live, live};
-use super::plan::{Plan, plan};
+use super::plan::{Pace, Plan, plan};
 use super::removal::Arriving;
 use super::survey::{HostState, Survey};
 use super::unlisted::unlisted;
@@ -29,6 +29,7 @@ use crate::agent::{Client, ClusterLock};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Context, Event};
 use crate::host::Part;
+use crate::kube::drain::Options;
 use crate::oci::{Blob, ClusterImage, Store};
 use crate::remote::Target;
 use crate::spec;
@@ -54,6 +55,10 @@ pub struct Request {
     pub selection: Selection,
     /// Plugins that are not undone where they are no longer wanted.
     pub leave_plugins: Vec<PluginName>,
+    /// How many workers of a cluster that is in use may change at the same time.
+    pub pace: Pace,
+    /// How nodes are drained that get another image.
+    pub drain: Options,
 }
 
 /// Everything that is known before the first change.
@@ -236,7 +241,7 @@ async fn look(
         nodes,
         etcd: etcd.to_vec(),
     };
-    let plan = plan(&desired, &survey);
+    let plan = plan(&desired, &survey, request.pace);
     Ok((desired, plan, findings))
 }
 
@@ -377,6 +382,7 @@ fn host_state(
             .map(|generation| generation.identity)
             .collect(),
         node: report.current(Part::Node),
+        image: report.image(),
         control_plane: report.current(Part::ControlPlane),
         settled: settled && !drifted && report.program_is_current && managed.pending.is_empty(),
         stopped: report.stopped.clone(),
@@ -417,6 +423,7 @@ impl Prepared {
             run: &self.request.visitor.run,
             index: &self.request.index,
             members: &self.members,
+            drain: &self.request.drain,
         };
         let outcome = match self.plan.is_empty() {
             // Who changes nothing keeps nobody out.

@@ -35,6 +35,8 @@ pub struct HostState {
     pub staged: Vec<Digest>,
     /// The generation that the node switch points to.
     pub node: Option<Digest>,
+    /// The cluster image that it was made from.
+    pub image: Option<Digest>,
     /// The generation that the control-plane switch points to.
     pub control_plane: Option<Digest>,
     /// Whether no switch is unfinished, and the host's settings are those of the

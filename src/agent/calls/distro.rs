@@ -162,6 +162,35 @@ impl Call for WaitApi {
     const EFFECT: Effect = Effect::Reads;
 }
 
+/// Waits until the control plane on this host is that of its generation, and ready:
+/// each of its static pods, and the API server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AwaitControlPlane {
+    /// The host's node address.
+    pub address: IpAddr,
+    /// How long to wait, in seconds.
+    pub seconds: u64,
+}
+
+impl Call for AwaitControlPlane {
+    type Reply = ();
+    const NAME: &'static str = "await-control-plane";
+    const EFFECT: Effect = Effect::Reads;
+}
+
+/// Waits until kubelet on this host runs and calls itself healthy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AwaitKubelet {
+    /// How long to wait, in seconds.
+    pub seconds: u64,
+}
+
+impl Call for AwaitKubelet {
+    type Reply = ();
+    const NAME: &'static str = "await-kubelet";
+    const EFFECT: Effect = Effect::Reads;
+}
+
 /// Applies the cluster's own objects: kubeadm's addons and configuration, the
 /// permissions of nodes, and the manifests of the image.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -170,6 +199,8 @@ pub struct ApplyObjects {
     pub address: IpAddr,
     /// Identity of what is applied, to be recorded.
     pub identity: Digest,
+    /// The generation that they are made from, which is staged here.
+    pub generation: Digest,
     /// Whether the cluster's DNS passes questions on to the hosts' name servers.
     pub dns_forward: bool,
 }

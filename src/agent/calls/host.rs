@@ -45,6 +45,14 @@ impl HostReport {
             .get(&part)
             .map(|state| state.identity)
     }
+
+    /// The cluster image that the node's generation was made from.
+    pub fn image(&self) -> Option<Digest> {
+        let managed = &self.facts.managed;
+        let number = managed.parts.get(&Part::Node)?.generation;
+        let mut all = managed.generations.iter();
+        all.find(|one| one.number == number).map(|one| one.image)
+    }
 }
 
 impl Call for ReadHost {

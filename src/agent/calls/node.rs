@@ -59,6 +59,26 @@ impl Call for Uncordon {
     const EFFECT: Effect = Effect::Changes;
 }
 
+/// Waits until a node is ready with a kubelet of a version, and so are the system's
+/// pods on it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AwaitNode {
+    /// The address of the API server on this host.
+    pub address: IpAddr,
+    /// The node.
+    pub node: String,
+    /// The Kubernetes version, without `v`.
+    pub version: String,
+    /// How long to wait, in seconds.
+    pub seconds: u64,
+}
+
+impl Call for AwaitNode {
+    type Reply = ();
+    const NAME: &'static str = "await-node";
+    const EFFECT: Effect = Effect::Reads;
+}
+
 /// Removes a node's object from the API; one that is not there is removed already.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DeleteNode {

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use crate::agent::Scope;
 use crate::agent::calls::distro::*;
+use crate::digest::Digest;
 use crate::distro::kubeadm::credential::{self, Request, Signed};
 use crate::distro::kubeadm::pki::{Authorities, Pki};
-use crate::distro::kubeadm::{self, objects, runtime, server};
+use crate::distro::kubeadm::{self, objects, running, runtime, server};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
+use crate::host::{Root, generation};
 use crate::kube::{self, Connection, ObjectName};
 
 /// How often a condition is looked at while waiting for it.
@@ -27,6 +29,19 @@ fn tree(scope: &Scope) -> PathBuf {
     scope.root().join("node")
 }
 
+/// The tree of a generation that is staged here.
+fn staged(identity: &Digest) -> Result<PathBuf> {
+    let root = Root::host()?;
+    let number = generation::find(&root, identity)?.ok_or_else(|| {
+        Error::new(
+            Kind::Failed,
+            format!("the generation {} has not been staged", identity.short()),
+        )
+        .hint("run the same command again")
+    })?;
+    Ok(generation::tree(&root, number))
+}
+
 fn record_path(state: &Path) -> PathBuf {
     state.join("cluster/objects.json")
 }
@@ -34,7 +49,7 @@ fn record_path(state: &Path) -> PathBuf {
 /// What is recorded of the cluster's own objects.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Record {
-    identity: crate::digest::Digest,
+    identity: Digest,
     objects: Vec<ObjectName>,
 }
 
@@ -107,38 +122,73 @@ pub(super) async fn connect(address: IpAddr) -> Result<Connection> {
     Connection::open(&root().join("etc/kubernetes/admin.conf"), address).await
 }
 
-pub(super) async fn wait_api(scope: Scope, call: WaitApi) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(call.seconds);
+/// Looks again and again until it is well, the time is over, or nobody waits any
+/// more.
+pub(super) async fn until<F: Future<Output = Result<()>>>(
+    scope: &Scope,
+    seconds: u64,
+    what: &str,
+    look: impl Fn() -> F,
+) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(seconds);
     loop {
-        // super-admin.conf works before the cluster's roles exist.
-        let path = root().join("etc/kubernetes/super-admin.conf");
-        let last = match Connection::open(&path, call.address).await {
-            Ok(connection) => connection.ready().await,
-            Err(error) => Err(error),
+        let Err(error) = look().await else {
+            return Ok(());
         };
-        let Err(error) = last else { return Ok(()) };
         if scope.gone.is_cancelled() {
             return Err(Error::new(Kind::Interrupted, "interrupted"));
         }
         if Instant::now() >= end {
-            let advice = "see the logs of the static pods below `/var/log/pods/`, and `journalctl -u kubelet`";
-            return Err(Error::new(
-                Kind::Failed,
-                format!(
-                    "the API server on this host is not ready after {} s",
-                    call.seconds
-                ),
-            )
-            .because(error)
-            .hint(advice));
+            let late = Error::new(Kind::Failed, format!("{what} after {seconds} s"));
+            return Err(late.because(error));
         }
         tokio::time::sleep(BEAT).await;
     }
 }
 
+/// Where to look when a control plane does not come up.
+const STATIC_PODS: &str =
+    "see the logs of the static pods below `/var/log/pods/`, and `journalctl -u kubelet`";
+
+pub(super) async fn wait_api(scope: Scope, call: WaitApi) -> Result<()> {
+    let what = "the API server on this host is not ready";
+    let look = || api_is_ready(call.address);
+    until(&scope, call.seconds, what, look)
+        .await
+        .map_err(|error| error.hint(STATIC_PODS))
+}
+
+async fn api_is_ready(address: IpAddr) -> Result<()> {
+    // super-admin.conf works before the cluster's roles exist.
+    let path = root().join("etc/kubernetes/super-admin.conf");
+    Connection::open(&path, address).await?.ready().await
+}
+
+pub(super) async fn await_control_plane(scope: Scope, call: AwaitControlPlane) -> Result<()> {
+    let look = || async {
+        running::check(root()).await?;
+        // By the address that the others use.
+        api_is_ready(call.address).await
+    };
+    let what = "the control plane on this host is not ready";
+    until(&scope, call.seconds, what, look)
+        .await
+        .map_err(|error| error.hint(STATIC_PODS))
+}
+
+pub(super) async fn await_kubelet(scope: Scope, call: AwaitKubelet) -> Result<()> {
+    let look = || runtime::kubelet_is_healthy(root());
+    let what = "kubelet on this host is not healthy";
+    until(&scope, call.seconds, what, look)
+        .await
+        .map_err(|error| error.hint("`journalctl -u kubelet` on the host"))
+}
+
 pub(super) async fn apply_objects(scope: Scope, call: ApplyObjects) -> Result<()> {
-    let (tree, state) = (tree(&scope), scope.root().to_owned());
-    let config = root().join(kubeadm::CONFIG);
+    let state = scope.root().to_owned();
+    // Not the tree that the node runs from: that one changes after the control plane.
+    let tree = super::blocking(move || staged(&call.generation)).await?;
+    let config = tree.join(kubeadm::CONFIG);
     let rendered = {
         let (tree, config, context) = (tree.clone(), config.clone(), scope.context.clone());
         super::blocking(move || {
@@ -193,7 +243,7 @@ fn image_manifests(tree: &Path) -> Result<Vec<(String, String)>> {
 
 fn write_record(
     state: &Path,
-    identity: crate::digest::Digest,
+    identity: Digest,
     objects: Vec<ObjectName>,
 ) -> Result<()> {
     let path = record_path(state);

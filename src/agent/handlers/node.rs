@@ -1,9 +1,9 @@
 //! Nodes that come and go, by way of the API server on this control plane.
 
-use super::distro::{connect, root};
+use super::distro::{connect, root, system_namespaces, until};
 use crate::agent::Scope;
-use crate::agent::calls::node::{DeleteNode, Drain, SimulateDrain, Uncordon};
-use crate::error::Result;
+use crate::agent::calls::node::{AwaitNode, DeleteNode, Drain, SimulateDrain, Uncordon};
+use crate::error::{Error, Kind, Result};
 use crate::kube::drain::{self, Drained, Simulation, Snapshot};
 use crate::kube::{self, Connection};
 
@@ -34,4 +34,44 @@ pub(super) async fn uncordon(_: Scope, call: Uncordon) -> Result<()> {
 
 pub(super) async fn delete_node(_: Scope, call: DeleteNode) -> Result<()> {
     kube::delete_node(&connect(call.address).await?, &call.node).await
+}
+
+pub(super) async fn await_node(scope: Scope, call: AwaitNode) -> Result<()> {
+    let namespaces = system_namespaces(scope.root());
+    let look = || async {
+        let connection = connect(call.address).await?;
+        let nodes = kube::nodes(&connection).await?;
+        let node = nodes.into_iter().find(|node| node.name == call.node);
+        let node = node.ok_or_else(|| not_yet("it has not registered"))?;
+        let wanted = format!("v{}", call.version);
+        if node.version != wanted {
+            return Err(not_yet(format!(
+                "its kubelet is {}, and not {wanted} yet",
+                node.version
+            )));
+        }
+        if !node.ready {
+            let why = node.reason.unwrap_or_else(|| "it gives no reason".into());
+            return Err(not_yet(why));
+        }
+        let pods = kube::system_pods(&connection, &namespaces).await?;
+        let here = |pod: &&kube::PodState| pod.node.as_deref() == Some(call.node.as_str());
+        match pods.iter().filter(here).find(|pod| !pod.ready) {
+            None => Ok(()),
+            Some(pod) => Err(not_yet(format!(
+                "the pod `{}/{}` is not ready: {}",
+                pod.namespace,
+                pod.name,
+                pod.reason.as_deref().unwrap_or("it gives no reason")
+            ))),
+        }
+    };
+    let what = format!("the node `{}` is not ready", call.node);
+    until(&scope, call.seconds, &what, look).await.map_err(|error| {
+        error.hint("`journalctl -u kubelet -u containerd` on the node; the end of both is in the log of this run")
+    })
+}
+
+fn not_yet(why: impl Into<String>) -> Error {
+    Error::new(Kind::Failed, why)
 }

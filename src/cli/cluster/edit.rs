@@ -1,8 +1,8 @@
-//! The list of a cluster's hosts, edited: in the text of its Clusterfile, or in the
-//! arguments that were given in its place.
+//! The list of a cluster's hosts, and its image, edited: in the text of its
+//! Clusterfile, or in the arguments that were given in its place.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::super::{Shell, config};
 use super::{Chosen, HostArgs, Source, arguments};
@@ -10,13 +10,14 @@ use crate::cluster::nodes::find_unlisted;
 use crate::cluster::unlisted::Unlisted;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
-use crate::spec::clusterfile::edit::{NewHost, edit};
+use crate::spec::clusterfile::edit::{Edited, NewHost, edit, set_image};
+use crate::spec::name::ImageName;
 use crate::spec::patch::patch;
 use crate::spec::{Clusterfile, Host, Invalid};
 
-/// A cluster whose list of hosts is to change.
+/// A cluster whose description is to change.
 pub struct Edit {
-    /// The cluster with the new list.
+    /// The cluster as it is to be.
     pub chosen: Chosen,
     /// The difference, as a unified diff; empty when there is none.
     pub patch: String,
@@ -25,7 +26,7 @@ pub struct Edit {
 }
 
 impl Edit {
-    /// Writes the new list where the cluster is described: the Clusterfile, or the
+    /// Writes the change where the cluster is described: the Clusterfile, or the
     /// note of what was given in its place. The file's mode stays.
     pub fn write(&self) -> Result<()> {
         let Some((path, text)) = &self.file else {
@@ -76,21 +77,42 @@ impl Chosen {
         let home = config::home();
         match &self.source {
             Source::Clusterfile(path) => {
-                let name = path.display().to_string();
-                let before = std::fs::read_to_string(path)
-                    .or_err(Kind::System, || format!("cannot read `{name}`"))?;
-                let edited = edit(&name, &before, home.as_deref(), gone, &new)?;
-                Ok(Edit {
-                    patch: patch(&name, &before, &edited.text),
-                    chosen: Chosen {
-                        source: self.source.clone(),
-                        clusterfile: edited.clusterfile,
-                    },
-                    file: Some((path.clone(), edited.text)),
-                })
+                self.edited_file(path, |name, text| edit(name, text, home.as_deref(), gone, &new))
             }
             Source::Arguments { image, hosts } => self.edited_arguments(image, hosts, gone, &new),
         }
+    }
+
+    /// The cluster with another image.
+    pub fn with_image(&self, image: &ImageName) -> Result<Edit> {
+        let home = config::home();
+        match &self.source {
+            Source::Clusterfile(path) => {
+                self.edited_file(path, |name, text| set_image(name, text, home.as_deref(), image))
+            }
+            Source::Arguments { image: was, hosts } => {
+                with_arguments((was, hosts), (image.as_str(), hosts))
+            }
+        }
+    }
+
+    fn edited_file(
+        &self,
+        path: &Path,
+        change: impl FnOnce(&str, &str) -> Result<Edited>,
+    ) -> Result<Edit> {
+        let name = path.display().to_string();
+        let before = std::fs::read_to_string(path)
+            .or_err(Kind::System, || format!("cannot read `{name}`"))?;
+        let edited = change(&name, &before)?;
+        Ok(Edit {
+            patch: patch(&name, &before, &edited.text),
+            chosen: Chosen {
+                source: self.source.clone(),
+                clusterfile: edited.clusterfile,
+            },
+            file: Some((path.to_owned(), edited.text)),
+        })
     }
 
     /// The cluster with nodes that it does not name any more: entered as noted at them,
@@ -198,24 +220,31 @@ impl Chosen {
             }
             list.push_str(&address);
         }
-        let home = config::home();
-        let clusterfile = Clusterfile::from_arguments(&arguments(image, &after, home.as_deref()))?;
-        let line = |hosts: &HostArgs| {
-            format!(
-                "chasi run {image} --masters {} --nodes {}\n",
-                hosts.masters, hosts.nodes
-            )
-        };
-        Ok(Edit {
-            patch: patch("chasi run", &line(hosts), &line(&after)),
-            chosen: Chosen {
-                source: Source::Arguments {
-                    image: image.to_owned(),
-                    hosts: after,
-                },
-                clusterfile,
-            },
-            file: None,
-        })
+        with_arguments((image, hosts), (image, &after))
     }
+}
+
+/// A cluster without a Clusterfile: its image and hosts as they were given, and as
+/// they would be.
+fn with_arguments(before: (&str, &HostArgs), after: (&str, &HostArgs)) -> Result<Edit> {
+    let home = config::home();
+    let (image, hosts) = after;
+    let clusterfile = Clusterfile::from_arguments(&arguments(image, hosts, home.as_deref()))?;
+    let line = |(image, hosts): (&str, &HostArgs)| {
+        format!(
+            "chasi run {image} --masters {} --nodes {}\n",
+            hosts.masters, hosts.nodes
+        )
+    };
+    Ok(Edit {
+        patch: patch("chasi run", &line(before), &line(after)),
+        chosen: Chosen {
+            source: Source::Arguments {
+                image: image.to_owned(),
+                hosts: hosts.clone(),
+            },
+            clusterfile,
+        },
+        file: None,
+    })
 }

@@ -9,6 +9,7 @@ pub mod expiry;
 pub mod objects;
 pub mod pki;
 pub mod recovery;
+pub mod running;
 pub mod runtime;
 pub mod server;
 pub mod static_pods;

@@ -1,10 +1,12 @@
 //! The container runtime and kubelet, as far as the distribution needs them:
 //! containerd, spoken to with its own `ctr`.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::command::Command;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event::{Context, Event};
 
 /// Where containerd looks up registries; the host's own registry serves all.
@@ -13,6 +15,9 @@ const HOSTS: &str = "/etc/containerd/certs.d";
 /// kubelet leaves images with this label alone when it collects garbage
 /// (containerd's `internal/cri/labels`, `PinnedImageLabelKey`).
 const PINNED: &str = "io.cri-containerd.pinned=pinned";
+
+/// How long kubelet may take to say that it is healthy.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// This host's platform in OCI's words.
 fn platform() -> &'static str {
@@ -32,6 +37,43 @@ pub fn kubelet_active() -> bool {
         .args(["is-active", "--quiet", "kubelet.service"])
         .output()
         .is_ok_and(|output| output.code == Some(0))
+}
+
+/// Whether kubelet runs and calls itself healthy, where its configuration lets it be
+/// asked.
+pub async fn kubelet_is_healthy(root: &Path) -> Result<()> {
+    let problem = || "kubelet cannot be asked whether it is healthy";
+    if !kubelet_active() {
+        return Err(Error::new(Kind::Failed, "kubelet does not run"));
+    }
+    let path = root.join("etc/kubernetes/kubelet-config.yaml");
+    let text = std::fs::read_to_string(&path)
+        .or_err(Kind::System, || format!("cannot read `{}`", path.display()))?;
+    let config: Health = serde_saphyr::from_str(&text).or_err(Kind::Failed, problem)?;
+    if config.port == 0 {
+        return Ok(());
+    }
+    let url = format!("http://{}/healthz", SocketAddr::new(config.address, config.port));
+    let client = reqwest::Client::builder()
+        .timeout(ANSWER)
+        // There is no TLS, and a host need not have any authorities.
+        .tls_certs_only([])
+        .no_proxy()
+        .build()
+        .or_err(Kind::Failed, problem)?;
+    let asked = client.get(url).send().await;
+    let answer = asked.and_then(reqwest::Response::error_for_status);
+    answer.map(drop).or_err(Kind::Failed, problem)
+}
+
+/// What of kubelet's configuration says where it answers
+/// (`KubeletConfiguration` v1beta1; port 0 switches it off).
+#[derive(serde::Deserialize)]
+struct Health {
+    #[serde(rename = "healthzBindAddress")]
+    address: IpAddr,
+    #[serde(rename = "healthzPort")]
+    port: u16,
 }
 
 /// References of all images in the runtime.

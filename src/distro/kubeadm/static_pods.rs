@@ -3,22 +3,30 @@
 //! Rendered at staging with the kubeadm of the staged generation itself, in
 //! kubeadm's dry-run mode, so nothing of the host is touched and the manifests
 //! are a function of kubeadm's version and its configuration.
+//!
+//! Each has a digest of itself in its container's environment: so it can be told
+//! whether what runs is what the manifest says, or still what it said before
+//! ([`super::running`]).
 
 use std::fs;
 use std::path::Path;
 
 use super::super::{EtcdStart, EtcdState, File};
 use crate::command::Command;
+use crate::digest::Digest;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event::Context;
 
 /// The components in the order in which their manifests are listed.
-const COMPONENTS: [&str; 4] = [
+pub(super) const COMPONENTS: [&str; 4] = [
     "etcd",
     "kube-apiserver",
     "kube-controller-manager",
     "kube-scheduler",
 ];
+
+/// The variable with a manifest's digest.
+pub(super) const MARK: &str = "CHASI_MANIFEST";
 
 /// Renders the manifests with the kubeadm in `tree` and its configuration
 /// `config`.
@@ -56,7 +64,7 @@ pub fn render(context: &Context, tree: &Path, config: &str, etcd: &EtcdStart) ->
             Ok(File {
                 path: format!("etc/kubernetes/manifests/{component}.yaml"),
                 mode: 0o600,
-                content,
+                content: marked(&content)?,
             })
         })
         .collect()
@@ -99,6 +107,30 @@ fn with_members(manifest: &str, etcd: &EtcdStart) -> Result<String> {
     Ok(lines.join("\n") + "\n")
 }
 
+/// A manifest with its own digest in it. Two manifests that differ in nothing else
+/// have the same, and so the pod of one is not restarted for the other.
+fn marked(manifest: &str) -> Result<String> {
+    const FIRST: &str = "\n  containers:\n  - command:\n";
+    const ENV: &str = "\n    env:\n";
+    let mark = format!(
+        "    - name: {MARK}\n      value: \"{}\"\n",
+        Digest::of(manifest).short()
+    );
+    // kubeadm hands on the variables of a proxy.
+    if let Some((head, rest)) = manifest.split_once(ENV) {
+        return Ok(format!("{head}{ENV}{mark}{rest}"));
+    }
+    let (head, rest) = manifest.split_once(FIRST).ok_or_else(|| {
+        Error::new(
+            Kind::Failed,
+            "kubeadm's manifest of a static pod has no container as expected",
+        )
+    })?;
+    Ok(format!(
+        "{head}\n  containers:\n  - env:\n{mark}    command:\n{rest}"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +151,23 @@ mod tests {
             "spec:\n    - --initial-cluster=m1=https://10.0.0.1:2380,m2=https://[fd00::2]:2380\n    - --initial-cluster-state=new\n    - --name=m1\n"
         );
         assert_eq!(with_members(&once, &etcd).unwrap(), once);
+    }
+
+    #[test]
+    fn a_mark_follows_from_the_manifest_and_stands_in_the_environment() {
+        let plain = "kind: Pod\nspec:\n  containers:\n  - command:\n    - etcd\n    image: x\n";
+        let proxied = "kind: Pod\nspec:\n  containers:\n  - command:\n    - etcd\n    env:\n    - name: no_proxy\n      value: x\n    image: x\n";
+        for (text, variables) in [(plain, 1), (proxied, 2)] {
+            let read: serde_json::Value = serde_saphyr::from_str(&marked(text).unwrap()).unwrap();
+            let container = &read["spec"]["containers"][0];
+            assert_eq!(container["command"][0], "etcd");
+            assert_eq!(container["image"], "x");
+            let env = container["env"].as_array().unwrap();
+            assert_eq!(env.len(), variables);
+            assert_eq!(env[0]["name"], MARK);
+            assert_eq!(env[0]["value"], Digest::of(text).short().to_string());
+        }
+        assert!(marked("spec: {}\n").is_err());
     }
 
     #[test]

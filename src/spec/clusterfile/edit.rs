@@ -1,5 +1,5 @@
-//! Editing the list of hosts in the text of a Clusterfile, chasi's or sealer's:
-//! hosts are added and taken out, and every other byte stays as it is.
+//! Editing the text of a Clusterfile, chasi's or sealer's: hosts are added and taken
+//! out, or the image is named anew, and every other byte stays as it is.
 //!
 //! An edit is lines that come and lines that go. What came of it is read again and
 //! compared with what was meant, so that a text that is written in a way that is
@@ -14,7 +14,7 @@ use super::{Clusterfile, Problems};
 use crate::error::{Error, Kind, Result};
 use crate::spec::certificate::Fingerprint;
 use crate::spec::cluster::{Host, Roles};
-use crate::spec::name::{HostName, UserName};
+use crate::spec::name::{HostName, ImageName, UserName};
 use crate::spec::network::Address;
 
 /// A host that is to be added.
@@ -76,9 +76,58 @@ pub fn edit(
     }
     let text = apply(text, changes);
     let clusterfile = Clusterfile::parse(path, &text, home)?;
-    match is_meant(&before, &clusterfile, gone, new) && list.rest() == List::rest_of(path, &text) {
+    match is_meant(&before, &clusterfile, gone, new) && list.rest() == rest_of(path, &text, "hosts") {
         true => Ok(Edited { text, clusterfile }),
         false => Err(by_hand(path, gone, new)),
+    }
+}
+
+/// Names another image. `path` and `home` are as for [`Clusterfile::parse`].
+///
+/// # Errors
+/// [`Kind::Input`] when the new text does not make sense, or the image is written in
+/// a way that cannot be edited.
+pub fn set_image(
+    path: &str,
+    text: &str,
+    home: Option<&Path>,
+    image: &ImageName,
+) -> Result<Edited> {
+    let before = Clusterfile::parse(path, text, home)?;
+    let by_hand = || {
+        Error::new(
+            Kind::Input,
+            format!("the image in `{path}` is written in a way that cannot be edited"),
+        )
+        .hint(format!(
+            "write `image: {image}` by hand, then `chasi upgrade -f {path}`"
+        ))
+    };
+    let problems = Problems::new(path, text);
+    let documents = tree::documents(&problems);
+    let cluster = documents.iter().find(|node| is_cluster(node));
+    let named = cluster.and_then(|node| node.get("spec")?.get("image"));
+    let named = named.ok_or_else(by_hand)?;
+    if text_of(named).as_deref() != Some(before.cluster.image.as_str()) {
+        return Err(by_hand());
+    }
+    let after = apply(text, vec![(named.span.clone(), name_of(image))]);
+    let clusterfile = Clusterfile::parse(path, &after, home).map_err(|_| by_hand())?;
+    let same = rest_of(path, text, "image") == rest_of(path, &after, "image");
+    match same && clusterfile.cluster.image == *image {
+        true => Ok(Edited {
+            text: after,
+            clusterfile,
+        }),
+        false => Err(by_hand()),
+    }
+}
+
+/// An image's name as a scalar. With a `/` in it, it can only be text.
+fn name_of(image: &ImageName) -> String {
+    match image.as_str().contains('/') {
+        true => image.to_string(),
+        false => scalar(image.as_str()),
     }
 }
 
@@ -187,19 +236,13 @@ impl<'a> List<'a> {
             text,
             style,
             items,
-            rest: rest(&documents),
+            rest: rest(&documents, "hosts"),
         })
     }
 
     /// Everything but the list.
     fn rest(&self) -> Option<serde_json::Value> {
         Some(self.rest.clone())
-    }
-
-    fn rest_of(path: &str, text: &str) -> Option<serde_json::Value> {
-        let problems = Problems::new(path, text);
-        let documents = tree::documents(&problems);
-        problems.is_empty().then(|| rest(&documents))
     }
 
     fn with(&self, new: &[NewHost]) -> Vec<Change> {
@@ -307,14 +350,21 @@ fn is_cluster(document: &Node) -> bool {
     kind == Some("Cluster") && document.get("spec").is_some()
 }
 
-/// The documents without their lists of hosts.
-fn rest(documents: &[Node]) -> serde_json::Value {
+/// What a text says but for a field of the cluster's `spec`.
+fn rest_of(path: &str, text: &str, field: &str) -> Option<serde_json::Value> {
+    let problems = Problems::new(path, text);
+    let documents = tree::documents(&problems);
+    problems.is_empty().then(|| rest(&documents, field))
+}
+
+/// The documents without a field of the cluster's `spec`.
+fn rest(documents: &[Node], field: &str) -> serde_json::Value {
     let mut all: Vec<serde_json::Value> = documents.iter().map(Node::to_json).collect();
     for (json, document) in all.iter_mut().zip(documents) {
         if is_cluster(document)
             && let Some(spec) = json["spec"].as_object_mut()
         {
-            spec.remove("hosts");
+            spec.remove(field);
         }
     }
     all.into()
