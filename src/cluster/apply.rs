@@ -143,12 +143,16 @@ impl Run<'_> {
         }
     }
 
-    /// The steps of one host, until one fails.
+    /// The steps of one host, until one fails. One that has its turn is brought to the
+    /// end of it, also when the run is to stop: half-way it may be drained.
     async fn steps(&self, stage: &Stage, host: &str, outcome: &Mutex<Outcome>) {
+        let mut begun = false;
         for step in stage.steps.iter().filter(|step| step.host == host) {
-            if self.context.cancel.is_cancelled() || has_failed(outcome, host) {
+            let stops = self.context.cancel.is_cancelled() && !begun;
+            if stops || has_failed(outcome, host) {
                 return;
             }
+            begun = stage.is_rolling(host);
             let result = self
                 .context
                 .step(Some(host), step.action.describe(), self.step(step))
