@@ -648,3 +648,6 @@ impl Stages {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,308 @@
+//! Plans as a specification: what a cluster is, and what is done to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::*;
+use crate::agent::calls::distro::HostDistroState;
+use crate::distro;
+use crate::host::recipe::Recipe;
+use crate::host::setting::Settings;
+
+/// Identities of what was, and of what is to be.
+const OLD: &str = "old";
+const NEW: &str = "new";
+
+fn identity(host: &str, what: &str) -> Digest {
+    Digest::of(format!("{host} {what}"))
+}
+
+/// A cluster of three control planes and three workers, and what is to become of it.
+struct World {
+    desired: Desired,
+    survey: Survey,
+}
+
+fn is_control_plane(name: &str) -> bool {
+    name.starts_with('m')
+}
+
+fn desired_host(name: &str) -> DesiredHost {
+    let role = match is_control_plane(name) {
+        true => Role::ControlPlane,
+        false => Role::Worker,
+    };
+    DesiredHost {
+        node: distro::Host {
+            name: name.into(),
+            node_ips: vec!["10.0.0.1".parse().unwrap()],
+            role,
+            taints: Vec::new(),
+            cgroup_driver: "systemd".into(),
+            cgroup_version: 2,
+            conntrack_writable: true,
+            resolv_conf: None,
+            swap: false,
+        },
+        recipe: Recipe {
+            image: Digest::of(NEW),
+            platform: "linux/amd64".parse().unwrap(),
+            kubernetes: Some("1.34.4".into()),
+            layers: Vec::new(),
+            context: Value::Null,
+            files: Vec::new(),
+            blocks: Vec::new(),
+            directories: Vec::new(),
+            source: Value::Null,
+        },
+        identity: identity(name, NEW),
+        config: String::new(),
+        images: vec!["registry.example/app:2".into()],
+        labels: BTreeMap::new(),
+        taints: Vec::new(),
+        joins_etcd: false,
+        server_names: BTreeSet::new(),
+        settings: Settings::default(),
+        hooks: Vec::new(),
+    }
+}
+
+/// A host that is as it is to be, but for its generations and the image.
+fn state(name: &str, image: &str, generation: &str) -> HostState {
+    let identity = identity(name, generation);
+    HostState {
+        staged: vec![identity],
+        node: Some(identity),
+        image: Some(Digest::of(image)),
+        control_plane: is_control_plane(name).then_some(identity),
+        settled: true,
+        distro: HostDistroState {
+            pki: is_control_plane(name).then(|| Digest::of("ca")),
+            server_names: is_control_plane(name).then(BTreeSet::new),
+            credential: true,
+            kubelet_active: true,
+            etcd_data: is_control_plane(name),
+            images: Some(vec!["registry.example/app:2".into()]),
+            objects: Some(Digest::of(format!("objects {image}"))),
+            ..HostDistroState::default()
+        },
+        ..HostState::default()
+    }
+}
+
+fn node(name: &str) -> NodeState {
+    NodeState {
+        name: name.into(),
+        ready: true,
+        reason: None,
+        version: "v1.34.3".into(),
+        unschedulable: false,
+        drained_by: None,
+        labels: BTreeMap::new(),
+        taints: Vec::new(),
+        created: None,
+    }
+}
+
+impl World {
+    /// All hosts have this image and this generation.
+    fn of(names: &[&str], image: &str, generation: &str) -> Self {
+        World {
+            desired: Desired {
+                cluster: distro::kubeadm::config::tests::cluster(),
+                image: "chasi/demo:2".into(),
+                digest: Digest::of(NEW),
+                objects: Digest::of("objects new"),
+                dns_forward: true,
+                hosts: names.iter().map(|name| desired_host(name)).collect(),
+            },
+            survey: Survey {
+                hosts: names
+                    .iter()
+                    .map(|name| ((*name).to_owned(), state(name, image, generation)))
+                    .collect(),
+                nodes: Some(names.iter().map(|name| node(name)).collect()),
+                ..Survey::default()
+            },
+        }
+    }
+
+    fn host(&mut self, name: &str) -> &mut HostState {
+        self.survey.hosts.get_mut(name).unwrap()
+    }
+
+    fn node(&mut self, name: &str) -> &mut NodeState {
+        let mut nodes = self.survey.nodes.iter_mut().flatten();
+        nodes.find(|node| node.name == name).unwrap()
+    }
+
+    /// It is to be added, and is bare.
+    fn comes(&mut self, name: &str) {
+        self.desired.hosts.push(desired_host(name));
+        self.survey.hosts.insert(name.into(), HostState::default());
+    }
+
+    /// A line for each stage: its turns, and then the steps of each host.
+    fn plan(&self, pace: Pace) -> Vec<String> {
+        let plan = plan(&self.desired, &self.survey, pace);
+        let mut lines = Vec::new();
+        for stage in &plan.stages {
+            let turns: Vec<String> = stage.turns.iter().map(|turn| turn.join("+")).collect();
+            lines.push(format!("{}: {}", stage.name, turns.join(" ")));
+            let mut hosts: Vec<&str> = Vec::new();
+            for step in &stage.steps {
+                if !hosts.contains(&step.host.as_str()) {
+                    hosts.push(&step.host);
+                }
+            }
+            for host in hosts {
+                let steps = stage.steps.iter().filter(|step| step.host == host);
+                let what: Vec<String> = steps.map(|step| step.action.describe()).collect();
+                lines.push(format!("  {host}: {}", what.join("; ")));
+            }
+        }
+        lines
+    }
+}
+
+const ALL: [&str; 6] = ["m1", "m2", "m3", "w1", "w2", "w3"];
+
+#[test]
+fn what_is_as_it_should_be_has_an_empty_plan() {
+    let world = World::of(&ALL, NEW, NEW);
+    assert_eq!(world.plan(Pace::default()), Vec::<String>::new());
+}
+
+#[test]
+fn another_image_is_everywhere_before_the_control_planes_change_and_then_the_nodes() {
+    let mut world = World::of(&["m1", "m2", "w1", "w2", "w3"], OLD, OLD);
+    for name in ["m1", "m2", "w1", "w2", "w3"] {
+        world.host(name).distro.images = Some(Vec::new());
+    }
+    let steps = "drain the node; switch the node to the new generation; wait until the node is ready; let the node take pods again";
+    let plane = "switch the control plane to the new generation; wait until the control plane is ready";
+    let mut expected = vec!["stage: ".to_owned()];
+    for stage in ["stage the new generation", "unpack 1 container images"] {
+        for name in ["m1", "m2", "w1", "w2", "w3"] {
+            expected.push(format!("  {name}: {stage}"));
+        }
+        expected.push("images: ".to_owned());
+    }
+    expected.pop();
+    expected.extend([
+        "start: m1 m2".to_owned(),
+        format!("  m1: {plane}"),
+        format!("  m2: {plane}"),
+        "objects: ".to_owned(),
+        "  m1: apply the cluster's own objects".to_owned(),
+        "upgrade: m1 m2 w1+w2 w3".to_owned(),
+    ]);
+    for name in ["m1", "m2", "w1", "w2", "w3"] {
+        expected.push(format!("  {name}: {steps}"));
+    }
+    expected.extend([
+        "nodes: ".to_owned(),
+        "  m2: record the cluster's own objects".to_owned(),
+    ]);
+    assert_eq!(world.plan(Pace::Hosts(2)), expected);
+}
+
+#[test]
+fn the_same_image_otherwise_configured_moves_no_pod() {
+    let mut world = World::of(&["m1", "w1"], NEW, NEW);
+    for name in ["m1", "w1"] {
+        let host = world.host(name);
+        host.node = Some(identity(name, OLD));
+    }
+    let steps = "switch the node to the new generation; wait until the node is ready";
+    assert_eq!(
+        world.plan(Pace::default()),
+        [
+            "hosts: m1 w1".to_owned(),
+            format!("  m1: {steps}"),
+            format!("  w1: {steps}"),
+        ]
+    );
+}
+
+#[test]
+fn what_was_cordoned_by_a_person_stays_so_and_what_a_run_left_does_not() {
+    let mut world = World::of(&["m1", "w1", "w2"], OLD, OLD);
+    world.node("w1").unschedulable = true;
+    let plan = world.plan(Pace::default());
+    let of = |host: &str| {
+        let start = format!("  {host}: drain");
+        plan.iter().find(|line| line.starts_with(&start)).unwrap()
+    };
+    assert!(!of("w1").contains("take pods again"), "{plan:?}");
+    assert!(of("w2").contains("take pods again"), "{plan:?}");
+
+    let mut world = World::of(&["m1", "w1", "w2"], NEW, NEW);
+    world.node("w1").unschedulable = true;
+    world.node("w2").unschedulable = true;
+    world.node("w2").drained_by = Some("a run before".into());
+    assert_eq!(
+        world.plan(Pace::default()),
+        [
+            "hosts: w2",
+            "  w2: wait until the node is ready; let the node take pods again",
+        ]
+    );
+}
+
+#[test]
+fn a_node_that_is_alone_has_nowhere_to_move_its_pods_to() {
+    let plan = World::of(&["m1"], OLD, OLD).plan(Pace::default());
+    assert!(plan.contains(&"upgrade: m1".to_owned()), "{plan:?}");
+    assert!(!plan.iter().any(|line| line.contains("drain")), "{plan:?}");
+}
+
+#[test]
+fn who_joins_waits_for_nobody_but_control_planes_for_each_other() {
+    let mut world = World::of(&["m1", "w1"], NEW, NEW);
+    world.comes("m2");
+    world.comes("m3");
+    world.comes("w2");
+    let plan = world.plan(Pace::default());
+    assert!(plan.contains(&"hosts: ".to_owned()), "{plan:?}");
+    assert!(plan.contains(&"start: m2 m3".to_owned()), "{plan:?}");
+    assert!(!plan.iter().any(|line| line.contains("drain")), "{plan:?}");
+}
+
+#[test]
+fn a_part_of_the_workers_is_at_least_one() {
+    for (pace, workers, expected) in [
+        (Pace::Hosts(1), 10, 1),
+        (Pace::Hosts(3), 10, 3),
+        (Pace::Percent(25), 10, 2),
+        (Pace::Percent(1), 10, 1),
+        (Pace::Percent(100), 10, 10),
+        (Pace::Percent(50), 0, 1),
+    ] {
+        assert_eq!(pace.of(workers), expected, "{pace:?} of {workers}");
+    }
+}
+
+#[test]
+fn a_cluster_that_does_not_exist_yet_is_made_all_at_once() {
+    let mut world = World::of(&[], NEW, NEW);
+    for name in ALL {
+        world.comes(name);
+    }
+    world.survey.nodes = None;
+    let plan = plan(&world.desired, &world.survey, Pace::default());
+    assert!(plan.stages.iter().all(|stage| stage.turns.is_empty()));
+    let names: Vec<&str> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
+    let expected = [
+        "stage",
+        "hosts",
+        "authorities",
+        "certificates",
+        "credentials",
+        "start",
+        "objects",
+        "nodes",
+    ];
+    assert_eq!(names, expected);
+}
