@@ -129,7 +129,9 @@ impl Run<'_> {
         let mut failed: Option<&str> = None;
         for turn in &stage.turns {
             if let Some(before) = failed {
-                for host in turn.iter().filter(|host| !has_failed(outcome, host)) {
+                // What is in use stays as it is, and the run ends.
+                let joining = turn.iter().filter(|host| self.joins(stage, host));
+                for host in joining.filter(|host| !has_failed(outcome, host)) {
                     let what = format!("not begun, because `{before}` failed before it");
                     fail(outcome, host, Arc::new(Error::new(Kind::Failed, what)));
                 }
@@ -208,10 +210,13 @@ impl Run<'_> {
 
     /// Whether a host failed that the cluster stands on, or that runs pods.
     fn has_stopped(&self, stage: &Stage, outcome: &Outcome) -> bool {
-        stage.turns.iter().flatten().any(|host| {
-            let joins = stage.name == "start" && !self.members.contains(host);
-            !joins && outcome.failed.contains_key(host)
-        })
+        let mut in_use = stage.turns.iter().flatten();
+        in_use.any(|host| !self.joins(stage, host) && outcome.failed.contains_key(host))
+    }
+
+    /// Whether a host with a turn is a control plane that only comes.
+    fn joins(&self, stage: &Stage, host: &str) -> bool {
+        stage.name == "start" && !self.members.contains(host)
     }
 
     fn control_planes(&self) -> impl Iterator<Item = &DesiredHost> {
