@@ -22,6 +22,11 @@ impl Digest {
         Digest(Sha256::digest(bytes.as_ref()).into())
     }
 
+    /// The 32 bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The 64 hex digits, without the algorithm.
     pub fn hex(&self) -> String {
         let mut hex = String::with_capacity(64);

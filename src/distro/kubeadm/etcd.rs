@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use reqwest::{Certificate, Client, Identity};
+use reqwest::{Certificate, Client, Identity, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -105,6 +105,21 @@ impl Etcd {
             .unwrap_or("it gave no reason")
             .to_owned();
         Err(Error::new(Kind::Failed, format!("etcd refused `{path}`")).because(said))
+    }
+
+    /// Begins an answer that comes bit by bit, for at most `patience`.
+    pub(super) async fn stream(
+        &self,
+        path: &str,
+        body: &Value,
+        patience: Duration,
+    ) -> Result<Response> {
+        let problem = || format!("etcd at {} does not answer", self.base);
+        let asked = self.client.post(format!("{}{path}", self.base));
+        let answer = asked.json(body).timeout(patience).send().await;
+        answer
+            .and_then(Response::error_for_status)
+            .or_err(Kind::Failed, problem)
     }
 
     /// The members, as the one that is asked knows them: that needs no majority.
