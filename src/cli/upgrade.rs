@@ -47,7 +47,8 @@ impl Args {
             None => None,
             Some(image) => {
                 let image = image.parse().map_err(|cause: crate::spec::Invalid| {
-                    Error::new(Kind::Usage, format!("`{image}` names no image")).because(cause.to_string())
+                    Error::new(Kind::Usage, format!("`{image}` names no image"))
+                        .because(cause.to_string())
                 })?;
                 Some(chosen.with_image(&image)?)
             }

@@ -296,7 +296,7 @@ impl Plan {
 
 /// How a host comes to the generation that it is to have.
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum Way {
+enum Course {
     /// It is no node yet.
     Joins,
     /// It is a node and keeps its image: no pod has to go.
@@ -315,11 +315,11 @@ struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    fn way(&self) -> Way {
+    fn course(&self) -> Course {
         match self.node.is_some() && self.state.node.is_some() {
-            false => Way::Joins,
-            true if self.state.image == Some(self.host.recipe.image) => Way::Stays,
-            true => Way::Upgrades,
+            false => Course::Joins,
+            true if self.state.image == Some(self.host.recipe.image) => Course::Stays,
+            true => Course::Upgrades,
         }
     }
 
@@ -405,12 +405,12 @@ fn turns(hosts: &[Subject], in_use: bool, pace: Pace) -> Turns {
         hosts
             .iter()
             .filter(move |one| in_use && one.is_control_plane())
-            .filter(move |one| (one.way() == Way::Joins) == joins)
+            .filter(move |one| (one.course() == Course::Joins) == joins)
             .map(|one| vec![name(&one)])
     };
     let workers: Vec<String> = hosts
         .iter()
-        .filter(|one| !one.is_control_plane() && one.way() != Way::Joins)
+        .filter(|one| !one.is_control_plane() && one.course() != Course::Joins)
         .map(|one| name(&one))
         .collect();
     let batch = pace.of(workers.len());
@@ -472,10 +472,10 @@ impl Stages {
     /// Everything that a host does for itself.
     fn prepare(&mut self, subject: &Subject, version: &str) {
         let (host, state) = (subject.host, subject.state);
-        let way = subject.way();
-        let stage = match way {
-            Way::Joins | Way::Stays => "hosts",
-            Way::Upgrades => "upgrade",
+        let course = subject.course();
+        let stage = match course {
+            Course::Joins | Course::Stays => "hosts",
+            Course::Upgrades => "upgrade",
         };
         if !state.missing.is_empty() {
             let bytes = state.missing.iter().map(|blob| blob.size).sum();
@@ -494,7 +494,7 @@ impl Stages {
         if !state.staged.contains(&identity) {
             self.push("stage", host, Action::Stage { identity });
         }
-        if way == Way::Upgrades && !subject.is_alone {
+        if course == Course::Upgrades && !subject.is_alone {
             self.push(stage, host, Action::Drain);
         }
         self.plugins(stage, host, state, Phase::BeforeHost);
@@ -519,19 +519,19 @@ impl Stages {
             .collect();
         if !references.is_empty() {
             // Nothing is left to be fetched when a host is drained.
-            let stage = match way {
-                Way::Joins | Way::Stays => "hosts",
-                Way::Upgrades => "images",
+            let stage = match course {
+                Course::Joins | Course::Stays => "hosts",
+                Course::Upgrades => "images",
             };
             self.push(stage, host, Action::PullImages { references });
         }
         self.plugins(stage, host, state, Phase::AfterHost);
-        let changes = way != Way::Joins && state.node != Some(identity);
+        let changes = course != Course::Joins && state.node != Some(identity);
         if changes || subject.is_drained() {
             let version = version.to_owned();
             self.push(stage, host, Action::AwaitNode { version });
         }
-        let drains = way == Way::Upgrades && !subject.is_alone;
+        let drains = course == Course::Upgrades && !subject.is_alone;
         if subject.is_drained() || (drains && !subject.is_cordoned()) {
             self.push(stage, host, Action::Uncordon);
         }

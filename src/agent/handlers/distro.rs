@@ -241,11 +241,7 @@ fn image_manifests(tree: &Path) -> Result<Vec<(String, String)>> {
     Ok(manifests)
 }
 
-fn write_record(
-    state: &Path,
-    identity: Digest,
-    objects: Vec<ObjectName>,
-) -> Result<()> {
+fn write_record(state: &Path, identity: Digest, objects: Vec<ObjectName>) -> Result<()> {
     let path = record_path(state);
     let bytes = serde_json::to_vec_pretty(&Record { identity, objects }).or_err(
         Kind::Failed,

@@ -76,9 +76,9 @@ impl Chosen {
         let new: Vec<NewHost> = new.iter().filter(|one| !is_there(one)).cloned().collect();
         let home = config::home();
         match &self.source {
-            Source::Clusterfile(path) => {
-                self.edited_file(path, |name, text| edit(name, text, home.as_deref(), gone, &new))
-            }
+            Source::Clusterfile(path) => self.edited_file(path, |name, text| {
+                edit(name, text, home.as_deref(), gone, &new)
+            }),
             Source::Arguments { image, hosts } => self.edited_arguments(image, hosts, gone, &new),
         }
     }
@@ -87,9 +87,9 @@ impl Chosen {
     pub fn with_image(&self, image: &ImageName) -> Result<Edit> {
         let home = config::home();
         match &self.source {
-            Source::Clusterfile(path) => {
-                self.edited_file(path, |name, text| set_image(name, text, home.as_deref(), image))
-            }
+            Source::Clusterfile(path) => self.edited_file(path, |name, text| {
+                set_image(name, text, home.as_deref(), image)
+            }),
             Source::Arguments { image: was, hosts } => {
                 with_arguments((was, hosts), (image.as_str(), hosts))
             }

@@ -9,6 +9,7 @@ use crate::agent::calls::distro::HostDistroState;
 use crate::distro;
 use crate::host::recipe::Recipe;
 use crate::host::setting::Settings;
+use crate::kube::Way;
 
 /// Identities of what was, and of what is to be.
 const OLD: &str = "old";
@@ -61,10 +62,27 @@ fn desired_host(name: &str) -> DesiredHost {
         images: vec!["registry.example/app:2".into()],
         labels: BTreeMap::new(),
         taints: Vec::new(),
+        way: way(),
         joins_etcd: false,
         server_names: BTreeSet::new(),
         settings: Settings::default(),
         hooks: Vec::new(),
+        secrets: BTreeMap::new(),
+    }
+}
+
+fn cluster() -> distro::Cluster {
+    distro::Cluster {
+        name: "demo".into(),
+        version: "1.34.4".into(),
+        pod_cidrs: Vec::new(),
+        service_cidrs: Vec::new(),
+        dns_domain: "cluster.local".into(),
+        certificate_hours: 87_600,
+        ca_hours: 262_800,
+        api_server_names: Vec::new(),
+        documents: Vec::new(),
+        sandbox_image: "registry.example/pause:1".into(),
     }
 }
 
@@ -102,6 +120,18 @@ fn node(name: &str) -> NodeState {
         labels: BTreeMap::new(),
         taints: Vec::new(),
         created: None,
+        address: None,
+        ours: true,
+        way: Some(way()),
+    }
+}
+
+fn way() -> Way {
+    Way {
+        address: "10.0.0.1".into(),
+        port: 22,
+        user: "root".into(),
+        host_key: None,
     }
 }
 
@@ -110,7 +140,7 @@ impl World {
     fn of(names: &[&str], image: &str, generation: &str) -> Self {
         World {
             desired: Desired {
-                cluster: distro::kubeadm::config::tests::cluster(),
+                cluster: cluster(),
                 image: "chasi/demo:2".into(),
                 digest: Digest::of(NEW),
                 objects: Digest::of("objects new"),
@@ -181,7 +211,8 @@ fn another_image_is_everywhere_before_the_control_planes_change_and_then_the_nod
         world.host(name).distro.images = Some(Vec::new());
     }
     let steps = "drain the node; switch the node to the new generation; wait until the node is ready; let the node take pods again";
-    let plane = "switch the control plane to the new generation; wait until the control plane is ready";
+    let plane =
+        "switch the control plane to the new generation; wait until the control plane is ready";
     let mut expected = vec!["stage: ".to_owned()];
     for stage in ["stage the new generation", "unpack 1 container images"] {
         for name in ["m1", "m2", "w1", "w2", "w3"] {
@@ -293,7 +324,11 @@ fn a_cluster_that_does_not_exist_yet_is_made_all_at_once() {
     world.survey.nodes = None;
     let plan = plan(&world.desired, &world.survey, Pace::default());
     assert!(plan.stages.iter().all(|stage| stage.turns.is_empty()));
-    let names: Vec<&str> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
+    let names: Vec<&str> = plan
+        .stages
+        .iter()
+        .map(|stage| stage.name.as_str())
+        .collect();
     let expected = [
         "stage",
         "hosts",

@@ -66,7 +66,9 @@ enum Part {
 
 async fn receive(etcd: &Etcd, parts: SyncSender<Part>) -> Result<()> {
     let problem = || "etcd's snapshot cannot be received";
-    let answer = etcd.stream("/v3/maintenance/snapshot", &json!({}), PATIENCE).await?;
+    let answer = etcd
+        .stream("/v3/maintenance/snapshot", &json!({}), PATIENCE)
+        .await?;
     let mut stream = answer.bytes_stream();
     let mut lines = Lines::default();
     while let Some(bytes) = stream.next().await {
@@ -132,7 +134,10 @@ impl Lines {
 }
 
 fn not_understood() -> Error {
-    Error::new(Kind::Failed, "etcd's snapshot comes in a way that is not understood")
+    Error::new(
+        Kind::Failed,
+        "etcd's snapshot comes in a way that is not understood",
+    )
 }
 
 fn part(line: &[u8]) -> Result<Vec<u8>> {
@@ -213,8 +218,10 @@ mod tests {
 
     fn line(data: &[u8]) -> Vec<u8> {
         let blob = STANDARD.encode(data);
-        format!("{{\"result\":{{\"header\":{{}},\"remaining_bytes\":\"0\",\"blob\":\"{blob}\"}}}}\n")
-            .into_bytes()
+        format!(
+            "{{\"result\":{{\"header\":{{}},\"remaining_bytes\":\"0\",\"blob\":\"{blob}\"}}}}\n"
+        )
+        .into_bytes()
     }
 
     fn snapshot(body: &[u8]) -> Vec<u8> {
@@ -280,7 +287,11 @@ mod tests {
         let refused = Lines::default()
             .take(b"{\"error\":{\"message\":\"no leader\"}}\n")
             .unwrap_err();
-        assert!(refused.causes().any(|cause| cause.to_string() == "no leader"));
+        assert!(
+            refused
+                .causes()
+                .any(|cause| cause.to_string() == "no leader")
+        );
         let long = vec![b'x'; MOST_LINE + 1];
         assert!(Lines::default().take(&long).is_err());
     }

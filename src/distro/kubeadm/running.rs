@@ -45,9 +45,9 @@ pub async fn check(root: &Path) -> Result<()> {
         let Some(probe) = &component.probe else {
             continue;
         };
-        ask(probe)
-            .await
-            .or_err(Kind::Failed, || format!("`{name}` does not call itself ready"))?;
+        ask(probe).await.or_err(Kind::Failed, || {
+            format!("`{name}` does not call itself ready")
+        })?;
     }
     Ok(())
 }
@@ -71,9 +71,13 @@ fn runs_with(mark: &str) -> bool {
     let variable = format!("{MARK}={mark}");
     entries.flatten().any(|entry| {
         let mut environment = Vec::new();
-        let read = fs::File::open(entry.path().join("environ"))
-            .and_then(|file| std::io::Read::read_to_end(&mut std::io::Read::take(file, MOST), &mut environment));
-        read.is_ok() && environment.split(|byte| *byte == 0).any(|one| one == variable.as_bytes())
+        let read = fs::File::open(entry.path().join("environ")).and_then(|file| {
+            std::io::Read::read_to_end(&mut std::io::Read::take(file, MOST), &mut environment)
+        });
+        read.is_ok()
+            && environment
+                .split(|byte| *byte == 0)
+                .any(|one| one == variable.as_bytes())
     })
 }
 
@@ -85,7 +89,8 @@ fn components(root: &Path) -> Result<Vec<Component>> {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => {
-                return Err(error).or_err(Kind::System, || format!("cannot read `{}`", path.display()));
+                return Err(error)
+                    .or_err(Kind::System, || format!("cannot read `{}`", path.display()));
             }
         };
         found.push(component(name, &text).or_err(Kind::Failed, || {
@@ -137,10 +142,13 @@ struct HttpGet {
 fn component(name: &'static str, manifest: &str) -> Result<Component> {
     let pod: Value = serde_saphyr::from_str(manifest).or_err(Kind::Input, || "it is not YAML")?;
     let container = pod["spec"]["containers"][0].clone();
-    let container: Container =
-        serde_json::from_value(container).or_err(Kind::Input, || "its container is not as expected")?;
+    let container: Container = serde_json::from_value(container)
+        .or_err(Kind::Input, || "its container is not as expected")?;
     let mark = container.env.iter().find(|one| one.name == MARK);
-    let probe = container.readiness_probe.as_ref().or(container.liveness_probe.as_ref());
+    let probe = container
+        .readiness_probe
+        .as_ref()
+        .or(container.liveness_probe.as_ref());
     let get = probe.and_then(|probe| probe.http_get.as_ref());
     Ok(Component {
         name,
@@ -151,7 +159,12 @@ fn component(name: &'static str, manifest: &str) -> Result<Component> {
 
 fn url(get: &HttpGet, ports: &[Port]) -> Option<String> {
     let port = match &get.port {
-        Value::String(name) => ports.iter().find(|port| port.name.as_ref() == Some(name))?.container_port,
+        Value::String(name) => {
+            ports
+                .iter()
+                .find(|port| port.name.as_ref() == Some(name))?
+                .container_port
+        }
         number => u16::try_from(number.as_u64()?).ok()?,
     };
     let host = get.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -191,10 +204,18 @@ spec:
         let scheduler = "spec:\n  containers:\n  - livenessProbe:\n      httpGet:\n        path: /livez\n        port: 10259\n        scheme: HTTPS\n";
         let scheduler = component("kube-scheduler", scheduler).unwrap();
         assert_eq!(scheduler.mark, None);
-        assert_eq!(scheduler.probe.as_deref(), Some("https://127.0.0.1:10259/livez"));
+        assert_eq!(
+            scheduler.probe.as_deref(),
+            Some("https://127.0.0.1:10259/livez")
+        );
         let unnamed = component("etcd", &ETCD.replace("name: probe-port", "name: other")).unwrap();
         assert_eq!(unnamed.probe, None);
-        for text in ["", "spec: {containers: [{env: 1}]}", "{", "spec: {containers: []}"] {
+        for text in [
+            "",
+            "spec: {containers: [{env: 1}]}",
+            "{",
+            "spec: {containers: []}",
+        ] {
             assert!(component("etcd", text).is_err(), "{text}");
         }
     }

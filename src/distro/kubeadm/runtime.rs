@@ -53,7 +53,10 @@ pub async fn kubelet_is_healthy(root: &Path) -> Result<()> {
     if config.port == 0 {
         return Ok(());
     }
-    let url = format!("http://{}/healthz", SocketAddr::new(config.address, config.port));
+    let url = format!(
+        "http://{}/healthz",
+        SocketAddr::new(config.address, config.port)
+    );
     let client = reqwest::Client::builder()
         .timeout(ANSWER)
         // There is no TLS, and a host need not have any authorities.

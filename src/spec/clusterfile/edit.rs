@@ -76,7 +76,8 @@ pub fn edit(
     }
     let text = apply(text, changes);
     let clusterfile = Clusterfile::parse(path, &text, home)?;
-    match is_meant(&before, &clusterfile, gone, new) && list.rest() == rest_of(path, &text, "hosts") {
+    match is_meant(&before, &clusterfile, gone, new) && list.rest() == rest_of(path, &text, "hosts")
+    {
         true => Ok(Edited { text, clusterfile }),
         false => Err(by_hand(path, gone, new)),
     }
@@ -87,12 +88,7 @@ pub fn edit(
 /// # Errors
 /// [`Kind::Input`] when the new text does not make sense, or the image is written in
 /// a way that cannot be edited.
-pub fn set_image(
-    path: &str,
-    text: &str,
-    home: Option<&Path>,
-    image: &ImageName,
-) -> Result<Edited> {
+pub fn set_image(path: &str, text: &str, home: Option<&Path>, image: &ImageName) -> Result<Edited> {
     let before = Clusterfile::parse(path, text, home)?;
     let by_hand = || {
         Error::new(
