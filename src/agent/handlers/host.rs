@@ -10,7 +10,7 @@ use crate::agent::calls::distro::DistroState;
 use crate::agent::calls::host::*;
 use crate::agent::server::farewell::is_unmanaged;
 use crate::distro::EtcdStart;
-use crate::distro::kubeadm::{static_pods, teardown};
+use crate::distro::kubeadm::{running, static_pods, teardown};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event::Context;
 use crate::file;
@@ -156,6 +156,9 @@ fn switch_part(context: &Context, call: &SwitchTo) -> Result<Switched> {
         }
         setting::apply(&root, &call.settings)?;
     }
+    if call.part == Part::ControlPlane && changes_etcd(&root, number)? {
+        running::stop_api_server(context)?;
+    }
     let renewed = call.part == Part::Node && install_program(&root)?;
     let changes = switch::switch(&root, &journal, call.part, Some(number), context)?;
     let units = match call.part {
@@ -166,6 +169,15 @@ fn switch_part(context: &Context, call: &SwitchTo) -> Result<Switched> {
         kept: changes.kept,
         units,
     })
+}
+
+/// Whether a switch would make an etcd that runs another one.
+fn changes_etcd(root: &Root, number: u64) -> Result<bool> {
+    let changes = switch::diff(root, Part::ControlPlane, Some(number))?;
+    let is_etcd = |change: &switch::Change| {
+        change.path == static_pods::ETCD && change.what == switch::What::Change
+    };
+    Ok(changes.paths.iter().any(is_etcd))
 }
 
 /// The agent's own program, which is under its digest.

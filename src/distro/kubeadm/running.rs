@@ -9,14 +9,22 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::static_pods::{COMPONENTS, MARK};
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::event::Context;
 
+/// What the process of the API server is called.
+const API_SERVER: &str = "kube-apiserver";
+/// How long it may take to end its requests: longer than kubelet gives it.
+const GRACE: Duration = Duration::from_secs(35);
+/// How often it is looked whether it has ended.
+const BEAT: Duration = Duration::from_millis(100);
 /// How long a component may take to say that it is ready.
 const ANSWER: Duration = Duration::from_secs(5);
 /// More than any process's environment that is looked at.
@@ -50,6 +58,41 @@ pub async fn check(root: &Path) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Stops the API server of this host, and lets it end its requests. To be called right
+/// before etcd's manifest changes: kubelet deletes the old pod from the API before it
+/// starts the new one, and waits for an API server that waits for etcd, half a minute,
+/// until it is killed (github.com/kubernetes/kubernetes/issues/139502). Of one that is
+/// not there it knows at once. Kubelet starts it again in any case.
+pub fn stop_api_server(context: &Context) -> Result<()> {
+    let Some(process) = find_api_server() else {
+        return Ok(());
+    };
+    match rustix::process::kill_process(process, Signal::TERM) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => {
+            return Err(error).or_err(Kind::System, || "cannot stop the API server of this host");
+        }
+    }
+    let end = Instant::now() + GRACE;
+    while find_api_server() == Some(process) {
+        if Instant::now() >= end {
+            context.note("the API server of this host takes its time to end; kubelet kills it");
+            return Ok(());
+        }
+        std::thread::sleep(BEAT);
+    }
+    Ok(())
+}
+
+fn find_api_server() -> Option<Pid> {
+    let processes = fs::read_dir("/proc").ok()?;
+    processes.flatten().find_map(|entry| {
+        let name = fs::read_to_string(entry.path().join("comm")).ok()?;
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        (name.trim_end() == API_SERVER).then(|| Pid::from_raw(number))?
+    })
 }
 
 /// Asks a probe. It is this host's own, and says nothing that is believed but that

@@ -25,6 +25,9 @@ pub(super) const COMPONENTS: [&str; 4] = [
     "kube-scheduler",
 ];
 
+/// Where etcd's manifest is on a host.
+pub const ETCD: &str = "/etc/kubernetes/manifests/etcd.yaml";
+
 /// The variable with a manifest's digest.
 pub(super) const MARK: &str = "CHASI_MANIFEST";
 
