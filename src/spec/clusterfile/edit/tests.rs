@@ -215,27 +215,17 @@ fn another_image_changes_one_line() {
         SEALER.to_owned(),
         CHASI.replace("image: chasi/demo:1", "image: \"chasi/demo:1\""),
         CHASI.replace("image: chasi/demo:1", "image: 'chasi/demo:1'"),
+        CHASI.replace(
+            "image: chasi/demo:1   # do not touch",
+            "image: >-\n    chasi/demo:1",
+        ),
     ] {
         let edited = set_image("Clusterfile", &text, None, &image).unwrap();
         assert_eq!(edited.clusterfile.cluster.image, image);
         let plain = |text: &str| text.replace(['"', '\''], "");
-        assert_eq!(plain(&edited.text), plain(&text).replace("demo:1", "demo:2"));
-    }
-}
-
-#[test]
-fn an_image_that_is_written_in_a_way_that_is_not_understood_is_left() {
-    let image: ImageName = "chasi/demo:2".parse().unwrap();
-    let text = CHASI.replace("image: chasi/demo:1 ", "image: &it chasi/demo:1 ");
-    if let Ok(edited) = set_image("Clusterfile", &text, None, &image) {
-        assert_eq!(edited.clusterfile.cluster.image, image);
-    }
-    let folded = CHASI.replace("image: chasi/demo:1 ", "image: >-\n    chasi/demo:1\n  ");
-    match set_image("Clusterfile", &folded, None, &image) {
-        Ok(edited) => assert_eq!(edited.clusterfile.cluster.image, image),
-        Err(error) => assert!(
-            error.hints().iter().any(|hint| hint.contains("by hand")),
-            "{error:?}"
-        ),
+        assert_eq!(
+            plain(&edited.text),
+            plain(&text).replace("demo:1", "demo:2")
+        );
     }
 }
