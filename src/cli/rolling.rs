@@ -3,28 +3,23 @@
 
 use std::str::FromStr;
 
+use super::node::Moving;
 use crate::cluster::plan::Pace;
 use crate::kube::drain::Options;
 
 /// How nodes that run pods are changed.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(clap::Args)]
 pub struct Rolling {
     /// How many workers change at the same time, or which part of them; control planes
     /// go one by one.
     #[arg(long, value_name = "N|P%", default_value = "1")]
     max_unavailable: Unavailable,
-    /// Move pods that have data in an `emptyDir`, which is lost.
-    #[arg(long)]
-    delete_emptydir_data: bool,
     /// Delete pods that nothing makes anew.
     #[arg(long)]
     force: bool,
-    /// How long each pod has to end, in place of what it says itself.
-    #[arg(long, value_name = "SECONDS")]
-    grace_period: Option<u32>,
-    /// How long it may take to move the pods of one node.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    drain_timeout: u64,
+    /// How pods are moved.
+    #[command(flatten)]
+    pub moving: Moving,
 }
 
 impl Rolling {
@@ -35,13 +30,7 @@ impl Rolling {
 
     /// The options of a drain.
     pub fn drain(&self) -> Options {
-        Options {
-            ignore_daemonsets: true,
-            delete_emptydir_data: self.delete_emptydir_data,
-            force: self.force,
-            grace_period: self.grace_period,
-            timeout: self.drain_timeout,
-        }
+        self.moving.options(self.force, true)
     }
 }
 

@@ -109,6 +109,7 @@ pub async fn apply(
 ) -> Result<()> {
     let context = shell.context();
     let hosts = chosen.clusterfile.cluster.hosts.iter().count();
+    let drain = request.drain.clone();
     let prepared = run::prepare(context, request).await?;
     tell(context, &prepared.findings);
     let (edit, unlisting) = match with {
@@ -117,7 +118,7 @@ pub async fn apply(
         With::Nothing => (None, None),
     };
     let departure = match unlisting {
-        Some(unlisting) => unlisting.look(shell, chosen, &prepared).await,
+        Some(unlisting) => unlisting.look(shell, chosen, &prepared, &drain).await,
         None => Ok(Departure::default()),
     };
     let departure = match departure {
@@ -169,7 +170,7 @@ pub async fn apply(
     let deletes = deletes && late.is_empty();
     departure.tell_staying(shell, !deletes, &late);
     let removed = match unlisting {
-        Some(unlisting) if deletes => unlisting.delete(shell, &departure).await,
+        Some(unlisting) if deletes => unlisting.delete(shell, &departure, drain).await,
         _ => Ok(Removed::default()),
     };
     let gone = removed.as_ref().map_or(&[][..], |removed| &removed.removed);

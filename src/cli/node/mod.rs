@@ -81,14 +81,14 @@ pub struct Moving {
     /// How long each pod has to end, in place of what it says itself.
     #[arg(long, value_name = "SECONDS")]
     grace_period: Option<u32>,
-    /// How long it may take to move all pods.
+    /// How long it may take to move the pods of one node.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
 }
 
 impl Moving {
     /// The options of a drain.
-    fn options(&self, force: bool, ignore_daemonsets: bool) -> Options {
+    pub fn options(&self, force: bool, ignore_daemonsets: bool) -> Options {
         Options {
             ignore_daemonsets,
             delete_emptydir_data: self.delete_emptydir_data,

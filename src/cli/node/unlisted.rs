@@ -6,15 +6,15 @@ use serde::Serialize;
 use super::super::Shell;
 use super::super::cluster::Chosen;
 use super::super::consent::Consent;
-use super::Moving;
 use super::delete::steps;
 use crate::cluster::connect::{LeftOut, Prepared as _};
 use crate::cluster::removal::{self, Report};
 use crate::cluster::run;
 use crate::cluster::unlisted::Unlisted;
 use crate::error::{Error, Kind, Result};
+use crate::kube::drain::Options;
 
-/// Whether they are deleted, and how their pods are moved.
+/// Whether they are deleted.
 #[derive(clap::Args)]
 pub struct Unlisting {
     /// Delete nodes that the Clusterfile does not name any more, as `chasi node delete`
@@ -22,8 +22,6 @@ pub struct Unlisting {
     /// elsewhere they stay: `--yes` is no answer to that.
     #[arg(long)]
     delete_unlisted: bool,
-    #[command(flatten)]
-    moving: Moving,
 }
 
 /// What was found out about them before anything was changed.
@@ -57,11 +55,12 @@ impl Unlisting {
         shell: &Shell,
         chosen: &Chosen,
         prepared: &run::Prepared,
+        drain: &Options,
     ) -> Result<Departure> {
         let mut going: Vec<Unlisted> = prepared.plan.unlisted.clone();
         let mut departure = Departure::default();
         while !going.is_empty() {
-            let error = match self.look_at(shell, chosen, &going, prepared).await {
+            let error = match self.look_at(shell, chosen, &going, prepared, drain).await {
                 Ok(removal) => {
                     departure.removal = Some(removal);
                     break;
@@ -96,9 +95,11 @@ impl Unlisting {
         chosen: &Chosen,
         going: &[Unlisted],
         prepared: &run::Prepared,
+        drain: &Options,
     ) -> Result<(Chosen, removal::Plan)> {
         let with = chosen.with_unlisted(going)?;
-        let mut request = self.request(shell, &with, &names(going), true)?;
+        let drain = drain.clone();
+        let mut request = with.removal(shell, &names(going), false, drain, true)?;
         request.arriving = prepared.arriving.clone();
         // Those that are to come have nothing to say yet, and one that something is wrong
         // with was told.
@@ -110,17 +111,6 @@ impl Unlisting {
         let plan = prepared.plan.clone();
         prepared.abandon().await;
         Ok((with, plan))
-    }
-
-    fn request(
-        &self,
-        shell: &Shell,
-        with: &Chosen,
-        names: &[String],
-        dry_run: bool,
-    ) -> Result<removal::Request> {
-        let drain = self.moving.options(false, true);
-        with.removal(shell, names, false, drain, dry_run)
     }
 
     /// Whether it was said that they go.
@@ -152,11 +142,16 @@ impl Unlisting {
     }
 
     /// Deletes those that can go; what speaks against it is asked anew.
-    pub async fn delete(&self, shell: &Shell, departure: &Departure) -> Result<Report> {
+    pub async fn delete(
+        &self,
+        shell: &Shell,
+        departure: &Departure,
+        drain: Options,
+    ) -> Result<Report> {
         let Some((with, plan)) = &departure.removal else {
             return Ok(Report::default());
         };
-        let request = self.request(shell, with, &plan.nodes(), false)?;
+        let request = with.removal(shell, &plan.nodes(), false, drain, false)?;
         let prepared = removal::prepare(shell.context(), request).await?;
         prepared.apply(shell.context()).await
     }
