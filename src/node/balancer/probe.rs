@@ -156,7 +156,8 @@ async fn readyz(session: &mut Session) -> Result<Finding, Failure> {
     Ok(match status {
         StatusCode::OK => Finding::Ready,
         // Where anonymous requests are switched off, the refusal is the sign of life.
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Finding::Ready,
+        StatusCode::UNAUTHORIZED => Finding::Ready,
+        StatusCode::FORBIDDEN => Finding::Withheld,
         _ => Finding::NotReady(failing_checks(status, &String::from_utf8_lossy(&body))),
     })
 }

@@ -12,6 +12,11 @@ use tokio_util::sync::CancellationToken;
 /// are closed. One may be lost by chance.
 pub const PATIENCE: u32 = 2;
 
+/// How many times in a row a server may refuse to say whether it is ready until that
+/// is taken for its habit. One that starts does not know yet who may ask, for a second
+/// or two, and would refuse other requests just as well.
+const HABIT: u32 = 4;
+
 /// What is known of a server's health.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "health")]
@@ -43,6 +48,8 @@ pub enum Finding {
     Ready,
     /// It answers, and is not ready.
     NotReady(String),
+    /// It answers that this is not everybody's business (403).
+    Withheld,
     /// It refuses connections, or is not an API server of this cluster.
     Refused(String),
     /// Nothing came back in time.
@@ -50,9 +57,13 @@ pub enum Finding {
 }
 
 impl Health {
-    /// The health after a finding.
-    fn after(&self, finding: Finding) -> Health {
+    /// The health after a finding; `withheld` is how many in a row said nothing.
+    fn after(&self, finding: Finding, withheld: u32) -> Health {
         match finding {
+            Finding::Withheld if *self == Health::Ready || withheld >= HABIT => Health::Ready,
+            Finding::Withheld => Health::NotReady {
+                reason: "it does not say whether it is ready".to_owned(),
+            },
             Finding::Ready => Health::Ready,
             Finding::NotReady(reason) => Health::NotReady { reason },
             Finding::Refused(reason) => Health::Silent {
@@ -123,6 +134,8 @@ struct State {
     health: Health,
     /// The health that was last told to people.
     told: Health,
+    /// How many probes in a row it refused to answer.
+    withheld: u32,
     /// Cancelled to close the connections to this server.
     cut: CancellationToken,
 }
@@ -151,6 +164,7 @@ impl Server {
                 named: Named::default(),
                 health: Health::Unknown,
                 told: Health::Unknown,
+                withheld: 0,
                 cut: CancellationToken::new(),
             }),
             connections: AtomicUsize::new(0),
@@ -180,7 +194,11 @@ impl Server {
     /// Records what a probe showed. Returns the health, and whether it is news.
     pub fn record(&self, finding: Finding) -> (Health, bool) {
         let mut state = self.lock();
-        state.health = state.health.after(finding);
+        state.withheld = match finding {
+            Finding::Withheld => state.withheld.saturating_add(1),
+            _ => 0,
+        };
+        state.health = state.health.after(finding, state.withheld);
         let news = state.health.rank() != state.told.rank();
         if news {
             state.told = state.health.clone();
@@ -246,6 +264,20 @@ mod tests {
             !server.record(unanswered()).0.is_dead(),
             "an answer starts the count anew"
         );
+    }
+
+    #[test]
+    fn a_server_that_starts_is_not_taken_for_one_that_never_tells() {
+        let server = server();
+        let withheld = || server.record(Finding::Withheld).0;
+        for _ in 1..HABIT {
+            assert_eq!(withheld().rank(), 2);
+        }
+        assert_eq!(withheld(), Health::Ready);
+        server.record(Finding::Refused("stopped".to_owned()));
+        assert_eq!(withheld().rank(), 2, "it starts anew");
+        server.record(Finding::Ready);
+        assert_eq!(withheld(), Health::Ready, "it has been ready all the time");
     }
 
     #[test]
