@@ -336,6 +336,16 @@ impl Subject<'_> {
     fn is_control_plane(&self) -> bool {
         self.host.node.role == Role::ControlPlane
     }
+
+    /// Whether its control plane becomes another one.
+    fn restarts(&self) -> bool {
+        self.is_control_plane() && self.state.control_plane != Some(self.host.identity)
+    }
+
+    /// Whether an earlier run changed its control plane, and did not come to its node.
+    fn was_begun(&self) -> bool {
+        self.state.control_plane != self.state.node
+    }
 }
 
 /// Makes the plan for the hosts that were reached.
@@ -393,8 +403,10 @@ const ORDER: [&str; 11] = [
 struct Turns {
     /// When nodes change: control planes one by one, then workers.
     nodes: Vec<Vec<String>>,
-    /// When control planes change: those that are there, then those that come, in
-    /// the order in which their etcd expects them.
+    /// When control planes change: those that stay as they are, then those that an
+    /// earlier run left half-way, so that nobody who serves stops before these do; the
+    /// others that are there; those that come, in the order in which their etcd expects
+    /// them.
     control_planes: Vec<Vec<String>>,
 }
 
@@ -414,11 +426,17 @@ fn turns(hosts: &[Subject], in_use: bool, pace: Pace) -> Turns {
         .map(|one| name(&one))
         .collect();
     let batch = pace.of(workers.len());
+    let mut there: Vec<&Subject> = hosts
+        .iter()
+        .filter(|one| in_use && one.is_control_plane() && one.course() != Course::Joins)
+        .collect();
+    there.sort_by_key(|one| (one.restarts(), !one.was_begun()));
+    let there = there.iter().map(|one| vec![name(one)]);
     Turns {
         nodes: planes(false)
             .chain(workers.chunks(batch).map(<[String]>::to_vec))
             .collect(),
-        control_planes: planes(false).chain(planes(true)).collect(),
+        control_planes: there.chain(planes(true)).collect(),
     }
 }
 
@@ -591,6 +609,8 @@ impl Stages {
     }
 
     fn control_plane(&mut self, survey: &Survey, hosts: &[Subject]) {
+        let is_there = |one: &Subject| one.course() != Course::Joins;
+        let rolls = hosts.iter().any(|one| is_there(one) && one.restarts());
         for subject in hosts {
             let Subject { host, state, .. } = subject;
             let before = self.steps.len();
@@ -613,7 +633,9 @@ impl Stages {
                 self.push("start", host, Action::PromoteEtcdMember);
             }
             let changes = self.steps.len() > before;
-            if changes && subject.is_control_plane() && survey.nodes.is_some() {
+            // Nobody is stopped while another one does not serve.
+            let stays = rolls && is_there(subject);
+            if (changes || stays) && subject.is_control_plane() && survey.nodes.is_some() {
                 self.push("start", host, Action::AwaitControlPlane);
             }
         }

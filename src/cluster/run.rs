@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use super::access::PluginSecrets;
 use super::apply::{Outcome, Run};
-use super::check::{self, Finding, Selection};
+use super::check::{self, Change, Finding, Selection};
 use super::connect::{self, LeftOut, Visitor, connect, farewell, untouched};
 use super::desired::{Desired, Known, desired};
 use super::evidence;
 use super::hooks::{self, HookState};
 use super::live::{Live, live};
-use super::plan::{Pace, Plan, plan};
+use super::plan::{Action, Pace, Plan, plan};
 use super::removal::Arriving;
 use super::survey::{HostState, Survey};
 use super::unlisted::unlisted;
@@ -158,7 +158,7 @@ async fn explore(
             clients,
             &reports,
             &left_out,
-            live.as_ref(),
+            (live.as_ref(), &joining),
         );
         let error = match looked.await {
             Ok((desired, plan, findings)) => {
@@ -202,7 +202,7 @@ async fn look(
     clients: &BTreeMap<String, Client>,
     reports: &BTreeMap<String, HostReport>,
     left_out: &[LeftOut],
-    live: Option<&Live>,
+    (live, joining): (Option<&Live>, &BTreeSet<String>),
 ) -> Result<(Desired, Plan, Vec<Finding>)> {
     let (cluster, selection) = (&request.cluster, &request.selection);
     let checks = check::before_run(
@@ -214,7 +214,7 @@ async fn look(
     );
     let findings = context.phase("checks", checks).await;
     context.check_cancelled()?;
-    let findings = findings?;
+    let mut findings = findings?;
     let known: Vec<Known> = request
         .cluster
         .hosts
@@ -242,7 +242,79 @@ async fn look(
         etcd: etcd.to_vec(),
     };
     let plan = plan(&desired, &survey, request.pace);
+    let change = change(request, &survey, &plan, joining)?;
+    if change.matters() {
+        let hosts = (clients, reports);
+        let image = (image, &request.store);
+        let bears = check::before_change(cluster, image, hosts, selection, &change);
+        let found = context.phase("safety", bears).await;
+        context.check_cancelled()?;
+        findings.extend(found?);
+    }
     Ok((desired, plan, findings))
+}
+
+/// What a plan does to a cluster that is in use, as far as that is for the checks.
+fn change<'a>(
+    request: &'a Request,
+    survey: &'a Survey,
+    plan: &'a Plan,
+    joining: &BTreeSet<String>,
+) -> Result<Change<'a>> {
+    let steps = || plan.stages.iter().flat_map(|stage| &stage.steps);
+    let of = |wanted: fn(&Action) -> bool| -> BTreeSet<&str> {
+        steps()
+            .filter(|step| wanted(&step.action))
+            .map(|step| step.host.as_str())
+            .filter(|host| !joining.contains(*host))
+            .collect()
+    };
+    let in_use = || {
+        let hosts = survey.hosts.iter();
+        hosts.filter(|(name, state)| !joining.contains(*name) && state.node.is_some())
+    };
+    let image = in_use().any(|(_, state)| state.image != Some(plan.digest));
+    let serves = survey.nodes.is_some();
+    let served = in_use().any(|(_, state)| state.distro.objects.is_some());
+    if image && served && !serves {
+        return Err(Error::new(
+            Kind::Check,
+            "the cluster gets no other image while its API does not answer",
+        )
+        .hint("`chasi check post` says what is wrong; `chasi run` with the image that the cluster runs mends what it can"));
+    }
+    let mut comes = joining.iter().map(String::as_str);
+    let is_plane = |name: &str| {
+        let mut planes = request.cluster.hosts.control_plane_names();
+        planes.any(|plane| plane == name)
+    };
+    if image
+        && serves
+        && let Some(host) = comes.find(|name| is_plane(name))
+    {
+        let what = "a control plane does not come while the others get another image";
+        return Err(Error::new(Kind::Check, what).on_host(host).hint(format!(
+            "`chasi upgrade` without it first, then `chasi node add {host}=ADDRESS --control-plane`; or the other way round"
+        )));
+    }
+    let images: BTreeSet<_> = in_use().map(|(_, state)| state.image).collect();
+    let half = in_use()
+        .any(|(_, state)| state.control_plane.is_some() && state.control_plane != state.node);
+    Ok(Change {
+        image: image && serves,
+        continues: images.len() > 1 || half,
+        planes: match serves {
+            true => of(|action| matches!(action, Action::SwitchControlPlane { .. })),
+            false => BTreeSet::new(),
+        },
+        drained: of(|action| matches!(action, Action::Drain)),
+        drain: &request.drain,
+        left_out: survey
+            .left_out
+            .iter()
+            .map(|one| one.host.as_str())
+            .collect(),
+    })
 }
 
 /// The hosts that come to a cluster that is in use: those that are neither nodes of

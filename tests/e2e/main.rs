@@ -16,5 +16,6 @@ mod site;
 mod snapshot;
 mod throwaway_hosts;
 mod traces;
+mod upgrade;
 mod variants;
 mod watched;

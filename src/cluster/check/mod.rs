@@ -10,6 +10,7 @@ mod access;
 mod between;
 mod change;
 mod etcd;
+mod gate;
 mod gather;
 mod identity;
 mod measure;
@@ -33,8 +34,6 @@ use self::outcome::unknown;
 use self::registry::Judge;
 use self::site::{Closed, Site};
 use super::connect::{Visitor, connect, farewell, untouched};
-use crate::agent::Client;
-use crate::agent::calls::host::HostReport;
 use crate::error::{Error, Kind, Result};
 use crate::event::Context;
 use crate::host::facts::Known;
@@ -42,6 +41,7 @@ use crate::oci::{ClusterImage, Store};
 use crate::remote::Target;
 use crate::spec;
 
+pub(super) use gate::{Change, before_change, before_run};
 pub use outcome::{Finding, Outcome, Place, Severity};
 pub use registry::{Check, Phase, Selection, all, page};
 
@@ -268,78 +268,6 @@ fn judge_one(site: &Site, check: &Check) -> Vec<(Place, Outcome)> {
             (place, outcome)
         })
         .collect()
-}
-
-/// What to look at before hosts are changed: those that were entered, whose reports
-/// are there already.
-pub(super) async fn before_run(
-    cluster: &spec::Cluster,
-    image: (&ClusterImage, &Store),
-    clients: &BTreeMap<String, Client>,
-    reports: &BTreeMap<String, HostReport>,
-    selection: &Selection,
-) -> Result<Vec<Finding>> {
-    let mut checks = selection.of(Phase::Pre);
-    // What is measured between hosts that are in use was measured before they were.
-    if reports.values().all(|report| report.managed) {
-        checks.retain(|check| check.needs.iter().all(|need| !need.is_measured()));
-    }
-    let clients = clients
-        .iter()
-        .map(|(name, client)| (name.clone(), Ok(client.clone())))
-        .collect();
-    let reports = reports
-        .iter()
-        .map(|(name, report)| (name.clone(), Ok(report.clone())))
-        .collect();
-    let site = gather::site(cluster, Ok(image), reports, &clients, &checks).await;
-    refuse(judge(&site, &checks, selection))
-}
-
-/// Ends the run when a check found an error, or could not look; gives back what is
-/// worth telling.
-fn refuse(mut findings: Vec<Finding>) -> Result<Vec<Finding>> {
-    let errors: Vec<&Finding> = findings
-        .iter()
-        .filter(|finding| finding.refuses())
-        .collect();
-    let Some(first) = errors.first() else {
-        findings.retain(|finding| finding.outcome.is_trouble());
-        return Ok(findings);
-    };
-    let one = |finding: &Finding| match (&finding.place, &finding.outcome) {
-        (Place::Host { host }, Outcome::Wrong { seen, expected, .. }) => {
-            Error::new(Kind::Check, format!("{seen} [{}]", finding.check))
-                .on_host(host.clone())
-                .because(format!("expected: {expected}"))
-        }
-        (Place::Host { host }, _) => {
-            Error::new(Kind::Check, finding.to_string()).on_host(host.clone())
-        }
-        _ => Error::new(Kind::Check, finding.to_string()),
-    };
-    // Each with its host: what only concerns hosts that join does not hold up others.
-    let mut error = match errors.as_slice() {
-        [_] => one(first),
-        several => several.iter().fold(
-            Error::new(Kind::Check, format!("{} checks failed", several.len())),
-            |error, finding| error.and(one(finding)),
-        ),
-    };
-    let mut hints: Vec<String> = Vec::new();
-    for finding in errors {
-        let hint = match &finding.outcome {
-            Outcome::Wrong { hint, .. } => hint.clone(),
-            _ => format!("to take the risk: `--ignore {}`", finding.check),
-        };
-        if !hints.contains(&hint) {
-            hints.push(hint);
-        }
-    }
-    for hint in hints {
-        error = error.hint(hint);
-    }
-    Err(error.hint("nothing has been changed on any host"))
 }
 
 #[cfg(test)]

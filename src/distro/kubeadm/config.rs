@@ -133,7 +133,12 @@ fn cluster_wide(cluster: &Cluster, host: &Host) -> Value {
     // until kubelet kills it half a minute later, and refuses connections meanwhile;
     // with it, it ends when its requests have, two seconds later at most
     // (k8s.io/apiserver, NonBlockingRunWithContext).
-    argument(&mut merged, "apiServer", "shutdown-send-retry-after", "true");
+    argument(
+        &mut merged,
+        "apiServer",
+        "shutdown-send-retry-after",
+        "true",
+    );
     merged
 }
 

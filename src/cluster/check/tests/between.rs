@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::measure::{self, Member};
 use super::super::site::{Way, Ways};
 use super::*;
+use crate::agent::Client;
 use crate::agent::Server;
 use crate::distro::Role;
 use crate::host::facts::{Address, Facts, Known};

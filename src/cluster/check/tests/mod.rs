@@ -4,6 +4,7 @@ mod between;
 mod cases;
 mod world;
 
+use super::gate::refuse;
 use super::*;
 use cases::{CASES, CONSTANT, Case, Step};
 use world::World;
