@@ -114,6 +114,8 @@ pub struct State {
     pub loaded: bool,
     /// Whether its file has changed since systemd read it.
     pub needs_reload: bool,
+    /// How often systemd has started it again since it was started on purpose.
+    pub restarts: u32,
 }
 
 /// Lets systemd read all unit files again.
@@ -201,7 +203,7 @@ pub fn state(unit: &str) -> Result<State> {
     let output = Command::new("systemctl")
         .args([
             "show",
-            "--property=ActiveState,SubState,Result,LoadState,NeedDaemonReload",
+            "--property=ActiveState,SubState,Result,LoadState,NeedDaemonReload,NRestarts",
             "--",
         ])
         .arg(unit)
@@ -217,6 +219,7 @@ pub fn state(unit: &str) -> Result<State> {
         result: value("Result"),
         loaded: value("LoadState") == "loaded",
         needs_reload: value("NeedDaemonReload") == "yes",
+        restarts: value("NRestarts").parse().unwrap_or_default(),
     })
 }
 

@@ -13,7 +13,7 @@ use crate::distro::kubeadm::pki::{Authorities, Pki};
 use crate::distro::kubeadm::{self, objects, running, runtime, server};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
-use crate::host::{Root, generation};
+use crate::host::{Root, generation, unit};
 use crate::kube::{self, Connection, ObjectName};
 
 /// How often a condition is looked at while waiting for it.
@@ -179,9 +179,29 @@ pub(super) async fn await_control_plane(scope: Scope, call: AwaitControlPlane) -
 pub(super) async fn await_kubelet(scope: Scope, call: AwaitKubelet) -> Result<()> {
     let look = || runtime::kubelet_is_healthy(root());
     let what = "kubelet on this host is not healthy";
-    until(&scope, call.seconds, what, look)
-        .await
-        .map_err(|error| error.hint("`journalctl -u kubelet` on the host"))
+    let result = tokio::select! {
+        result = until(&scope, call.seconds, what, look) => result,
+        error = kubelet_has_failed() => Err(error),
+    };
+    result.map_err(|error| error.hint("`journalctl -u kubelet` on the host"))
+}
+
+/// How often kubelet may end until it is not expected to come up any more.
+const ENDINGS: u32 = 3;
+
+/// Comes back when kubelet has ended again and again.
+async fn kubelet_has_failed() -> Error {
+    loop {
+        let unit = super::blocking(|| unit::state("kubelet.service")).await;
+        match unit.map(|state| state.restarts) {
+            Ok(restarts) if restarts >= ENDINGS => {
+                let what = format!("kubelet was started {restarts} times again, and ended");
+                return Error::new(Kind::Failed, what);
+            }
+            // Whoever waits for its health says what is wrong.
+            _ => tokio::time::sleep(BEAT * 2).await,
+        }
+    }
 }
 
 pub(super) async fn apply_objects(scope: Scope, call: ApplyObjects) -> Result<()> {
