@@ -16,6 +16,7 @@ pub use edit::Edit;
 use super::Shell;
 use super::node::Access;
 use super::{config, store};
+use crate::agent::calls::history::Revision;
 use crate::cluster::access::{Environment, plugin_secrets, targets};
 use crate::cluster::check::{self, Phase, Selection};
 use crate::cluster::connect::{LeftOut, Visitor};
@@ -23,6 +24,7 @@ use crate::cluster::image::{Running, running};
 use crate::cluster::plan::Pace;
 use crate::cluster::run::Request;
 use crate::cluster::{delete, removal, status};
+use crate::digest::Digest;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
 use crate::kube::drain::Options;
@@ -96,6 +98,8 @@ pub struct Chosen {
     source: Source,
     /// What was asked for.
     pub clusterfile: Clusterfile,
+    /// The digest of the text, or of the arguments.
+    pub digest: Digest,
 }
 
 /// How to name a known cluster.
@@ -148,9 +152,13 @@ impl Chosen {
         let absolute = std::path::absolute(path).or_err(Kind::System, || {
             format!("cannot find out where `{}` is", path.display())
         })?;
+        let text = std::fs::read(&absolute).or_err(Kind::System, || {
+            format!("cannot read `{}`", absolute.display())
+        })?;
         Ok(Chosen {
             source: Source::Clusterfile(absolute),
             clusterfile,
+            digest: Digest::of(text),
         })
     }
 
@@ -161,12 +169,22 @@ impl Chosen {
         for warning in &clusterfile.warnings {
             shell.context().warn(warning.message.clone());
         }
+        Chosen::of_arguments(image, hosts, clusterfile)
+    }
+
+    fn of_arguments(image: &str, hosts: &HostArgs, clusterfile: Clusterfile) -> Result<Self> {
+        let source = Source::Arguments {
+            image: image.to_owned(),
+            hosts: hosts.clone(),
+        };
+        let text = serde_json::to_vec(&source).or_err(
+            Kind::Failed,
+            || "cannot write down how the cluster is described",
+        )?;
         Ok(Chosen {
-            source: Source::Arguments {
-                image: image.to_owned(),
-                hosts: hosts.clone(),
-            },
+            source,
             clusterfile,
+            digest: Digest::of(text),
         })
     }
 
@@ -311,8 +329,28 @@ impl Chosen {
             cluster.image = name.parse().map_err(wrong)?;
         }
         let wanted = (cluster, store, running.index.clone());
-        let request = self.request_for(shell, wanted, dry_run, selection)?;
+        let mut request = self.request_for(shell, wanted, dry_run, selection)?;
+        request.command = "node";
         Ok((request, running))
+    }
+
+    /// A request to bring the cluster back to a revision, whose image is in the store.
+    pub fn request_back(
+        &self,
+        shell: &Shell,
+        store: Store,
+        revision: &Revision,
+        dry_run: bool,
+        selection: Selection,
+    ) -> Result<Request> {
+        let wrong = |cause: Invalid| Error::new(Kind::Failed, cause.to_string());
+        let mut cluster = self.clusterfile.cluster.clone();
+        cluster.image = revision.reference.parse().map_err(wrong)?;
+        let wanted = (cluster, store, revision.index.clone());
+        let mut request = self.request_for(shell, wanted, dry_run, selection)?;
+        request.command = "rollback";
+        request.back = Some(revision.clone());
+        Ok(request)
     }
 
     /// A request to bring the cluster to what was asked for.
@@ -346,6 +384,9 @@ impl Chosen {
                 ignore_daemonsets: true,
                 ..Options::default()
             },
+            command: "run",
+            clusterfile: self.digest,
+            back: None,
         })
     }
 }

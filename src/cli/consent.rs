@@ -24,6 +24,17 @@ pub struct Consent {
     format: Format,
 }
 
+impl Consent {
+    /// For what belongs to a change that was agreed to.
+    pub fn agreed(&self) -> Consent {
+        Consent {
+            dry_run: false,
+            yes: true,
+            format: self.format,
+        }
+    }
+}
+
 /// A change, as it is shown before it is made.
 pub struct Shown<'a, T> {
     /// For programs.

@@ -16,6 +16,7 @@ mod config;
 mod consent;
 mod delete;
 mod fsck;
+mod history;
 mod images;
 mod inspect;
 mod kubeconfig;
@@ -29,6 +30,7 @@ mod pull;
 mod push;
 mod reporter;
 mod rmi;
+mod rollback;
 mod rolling;
 mod run;
 mod save;
@@ -85,6 +87,8 @@ enum Command {
     Check(check::Args),
     Run(run::Args),
     Upgrade(upgrade::Args),
+    History(history::Args),
+    Rollback(rollback::Args),
     Node(node::Args),
     Status(status::Args),
     Kubeconfig(kubeconfig::Args),
@@ -104,9 +108,13 @@ impl Command {
     /// installs would soon be swept away. A service's is the journal.
     fn keeps_log(&self) -> bool {
         match self {
-            Command::Check(_) | Command::Status(_) | Command::Kubeconfig(_) => false,
+            Command::Check(_)
+            | Command::Status(_)
+            | Command::History(_)
+            | Command::Kubeconfig(_) => false,
             Command::Run(args) => !args.only_looks(),
             Command::Upgrade(args) => !args.only_looks(),
+            Command::Rollback(args) => !args.only_looks(),
             Command::Delete(args) => !args.only_looks(),
             Command::Node(args) => !args.only_looks(),
             _ => !self.is_service(),
@@ -158,6 +166,8 @@ fn run(command: Command, shell: &Shell) -> Result<()> {
         Command::Check(args) => args.run(shell),
         Command::Run(args) => args.run(shell),
         Command::Upgrade(args) => args.run(shell),
+        Command::History(args) => args.run(shell),
+        Command::Rollback(args) => args.run(shell),
         Command::Node(args) => args.run(shell),
         Command::Status(args) => args.run(shell),
         Command::Kubeconfig(args) => args.run(shell),

@@ -222,11 +222,18 @@ fn describe(plan: &Plan, hosts: usize) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = match plan.is_empty() {
-        true => writeln!(
-            text,
-            "Nothing to do: the hosts are as the Clusterfile of `{}` says.",
-            plan.cluster
-        ),
+        true => match plan.back_to {
+            Some(number) => writeln!(
+                text,
+                "Nothing to do: the hosts of `{}` are as they were at revision {number}.",
+                plan.cluster
+            ),
+            None => writeln!(
+                text,
+                "Nothing to do: the hosts are as the Clusterfile of `{}` says.",
+                plan.cluster
+            ),
+        },
         false => writeln!(
             text,
             "Cluster `{}`: {} (Kubernetes {}, {})\n",
@@ -251,6 +258,9 @@ fn describe(plan: &Plan, hosts: usize) -> String {
     for (plugin, changes) in changes(plan) {
         let says = format!("the plugin `{plugin}` may change: {changes}");
         let _ = writeln!(text, "\n  {}", wrapped(&says, 2, 4, style));
+    }
+    for note in plan.notes.iter().filter(|_| !plan.is_empty()) {
+        let _ = writeln!(text, "\n  {}", wrapped(note, 2, 4, style));
     }
     for one in &plan.left_out {
         let _ = writeln!(text, "\nleft out: {}: {}", one.host, one.reason);
@@ -361,13 +371,23 @@ impl std::fmt::Display for Summary<'_> {
         let (cluster, image) = (&self.report.cluster, &self.report.image);
         let changed = self.report.steps > 0 || !self.removed.is_empty();
         match (changed, self.report.left_out.is_empty()) {
-            (false, true) => {
-                writeln!(
+            (false, true) => match self.report.back_to {
+                Some(number) => writeln!(
+                    f,
+                    "Nothing to do: cluster `{cluster}` is as it was at revision {number}.\n"
+                )?,
+                None => writeln!(
                     f,
                     "Nothing to do: cluster `{cluster}` is as its Clusterfile says.\n"
-                )?;
-            }
-            (true, true) => writeln!(f, "Cluster `{cluster}` is up, from {image}.\n")?,
+                )?,
+            },
+            (true, true) => match self.report.back_to {
+                Some(number) => writeln!(
+                    f,
+                    "Cluster `{cluster}` is back at revision {number}, from {image}.\n"
+                )?,
+                None => writeln!(f, "Cluster `{cluster}` is up, from {image}.\n")?,
+            },
             (_, false) => writeln!(f, "Cluster `{cluster}` is up in part, from {image}.\n")?,
         }
         if !self.report.ignored.is_empty() {
@@ -478,7 +498,13 @@ mod tests {
                 Stage {
                     name: "objects".into(),
                     turns: Vec::new(),
-                    steps: vec![step("m1", Action::ApplyObjects { identity })],
+                    steps: vec![step(
+                        "m1",
+                        Action::ApplyObjects {
+                            identity,
+                            prune: false,
+                        },
+                    )],
                 },
             ],
             left_out: vec![LeftOut {
@@ -487,6 +513,8 @@ mod tests {
                 causes: Vec::new(),
                 hints: Vec::new(),
             }],
+            back_to: None,
+            notes: Vec::new(),
             unlisted: Vec::new(),
         }
     }

@@ -4,7 +4,7 @@ use super::cluster::Known;
 use super::consent::Consent;
 use super::rolling::Rolling;
 use super::run::With;
-use super::{Shell, run};
+use super::{Shell, rollback, run};
 use crate::cluster::check::Selection;
 use crate::error::{Error, Kind, Result};
 
@@ -30,6 +30,9 @@ pub struct Args {
     /// Write the image into the Clusterfile.
     #[arg(long)]
     write: bool,
+    /// When it fails, bring the cluster back to what it was.
+    #[arg(long)]
+    rollback_on_failure: bool,
     #[command(flatten)]
     consent: Consent,
 }
@@ -58,10 +61,18 @@ impl Args {
         let mut request = wanted.request(shell, self.consent.dry_run, selection)?;
         request.pace = self.rolling.pace();
         request.drain = self.rolling.drain();
+        request.command = "upgrade";
         let with = match &edit {
             Some(edit) => With::Edit(edit, self.write),
             None => With::Nothing,
         };
-        shell.block_on(run::apply(shell, &self.consent, request, wanted, with))
+        shell.block_on(async {
+            let failure = match run::apply(shell, &self.consent, request, wanted, with).await {
+                Err(failure) if self.rollback_on_failure => failure,
+                result => return result,
+            };
+            let how = (&self.rolling, &self.ignore[..], self.write, &self.consent);
+            Err(rollback::undo(shell, how, &self.known, failure).await)
+        })
     }
 }

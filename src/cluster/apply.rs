@@ -5,6 +5,8 @@
 //! consistent place, and the others go on; only what the whole cluster stands on
 //! (the authorities, the first objects) ends the run.
 
+mod objects;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,7 +28,6 @@ use crate::distro::kubeadm::credential::Server;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event::{Context, Event};
 use crate::host::Part;
-use crate::kube::ObjectName;
 use crate::kube::drain::Options;
 use crate::oci::{Blob, Store};
 use crate::spec::plugin::Phase;
@@ -188,7 +189,7 @@ impl Run<'_> {
                 .iter()
                 .any(|step| outcome.failed.contains_key(&step.host)),
             // What is in use is changed no further.
-            "hosts" | "start" | "upgrade" if self.has_stopped(stage, &outcome) => true,
+            "hosts" | "start" | "upgrade" | "rollback" if self.has_stopped(stage, &outcome) => true,
             _ => alive * 2 <= self.members.len(),
         };
         if !fatal || outcome.failed.is_empty() {
@@ -332,13 +333,18 @@ impl Run<'_> {
                     })
                     .await
             }
-            Action::ApplyObjects { identity } => {
+            Action::ApplyObjects { identity, prune } => {
                 self.wait_for_api(&step.host).await?;
+                let surplus = match prune {
+                    true => self.all_recorded_objects().await,
+                    false => Vec::new(),
+                };
                 let call = ApplyObjects {
                     address,
                     identity: *identity,
                     generation: host.identity,
                     dns_forward: self.desired.dns_forward,
+                    surplus,
                 };
                 client.call(call).await
             }
@@ -561,25 +567,6 @@ impl Run<'_> {
             note(outcome, step, result);
         }));
         futures::join!(sending, steps);
-    }
-
-    /// The cluster's own objects as another control plane recorded them.
-    async fn recorded_objects(&self, host: &str) -> Result<Vec<ObjectName>> {
-        let others = self
-            .control_planes()
-            .filter(|other| other.node.name != host)
-            .filter_map(|other| self.client(&other.node.name).ok());
-        for other in others {
-            // One that is lost by now is not the only one that knows.
-            match other.call(ReadObjects {}).await {
-                Ok(objects) if !objects.is_empty() => return Ok(objects),
-                _ => {}
-            }
-        }
-        Err(Error::new(
-            Kind::Failed,
-            "no control plane knows which objects were applied",
-        ))
     }
 
     /// Requests from all hosts, one visit to the authority, certificates to all.

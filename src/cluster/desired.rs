@@ -16,6 +16,7 @@ use self::etcd::etcd_starts;
 use super::access::PluginSecrets;
 use super::hooks;
 use crate::digest::Digest;
+use crate::distro::kubeadm::etcd_version::{self, Stays};
 use crate::distro::kubeadm::{self, config, server};
 use crate::distro::{self, EtcdMember, EtcdStart, EtcdState, Role};
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -73,6 +74,8 @@ pub struct DesiredHost {
     pub way: Way,
     /// Whether its etcd is added to a cluster that exists.
     pub joins_etcd: bool,
+    /// Its etcd, where it stays although the image brings an older one.
+    pub etcd_stays: Option<Stays>,
     /// The names and addresses in its API server's certificate; none on workers.
     pub server_names: BTreeSet<String>,
     /// Settings that are no files.
@@ -84,12 +87,19 @@ pub struct DesiredHost {
 }
 
 impl DesiredHost {
-    /// Whether a node has these labels and taints already, and the way into its host.
+    /// Whether a node has these labels and taints already, none that chasi gave it
+    /// earlier, and the way into its host.
     pub fn metadata_is(&self, node: &NodeState) -> bool {
+        let wanted = |key: &String| self.labels.contains_key(key);
         self.labels
             .iter()
             .all(|(key, value)| node.labels.get(key) == Some(value))
+            && node.own_labels.iter().all(wanted)
             && self.taints.iter().all(|taint| node.taints.contains(taint))
+            && node
+                .own_taints
+                .iter()
+                .all(|taint| self.taints.contains(taint))
             && node.way.as_ref() == Some(&self.way)
     }
 }
@@ -115,6 +125,8 @@ pub struct Known<'a> {
     pub facts: &'a Facts,
     /// How its etcd started for the first time, when it did.
     pub etcd: Option<EtcdStart>,
+    /// The manifest that its etcd runs by.
+    pub etcd_manifest: Option<&'a str>,
     /// Whether etcd has data on it.
     pub etcd_data: bool,
 }
@@ -434,9 +446,20 @@ fn host(
         Role::ControlPlane => config::kubeadm(shared, node)?,
         Role::Worker => String::new(),
     };
-    let source = etcd
+    let mut source = etcd
         .map(|etcd| json!({ "config": config, "etcd": etcd }))
         .unwrap_or(Value::Null);
+    let references: Vec<String> = image
+        .images
+        .iter()
+        .map(|image| image.reference.to_string())
+        .collect();
+    let manifest = known.etcd_manifest.filter(|_| etcd.is_some());
+    let etcd_stays =
+        manifest.and_then(|text| etcd_version::stays(text, references.iter().map(String::as_str)));
+    if let (Some(_), Some(manifest)) = (&etcd_stays, manifest) {
+        source["etcd_manifest"] = json!(manifest);
+    }
     let recipe = Recipe {
         image: image.digest,
         platform: rootfs.platform.clone(),
@@ -455,10 +478,8 @@ fn host(
         &hooks::subject(known.host, node)?,
         &common.surroundings,
     )?;
-    let images = image
-        .images
-        .iter()
-        .map(|image| image.reference.to_string())
+    let images = references
+        .into_iter()
         .filter(|reference| {
             node.role == Role::ControlPlane || !kubeadm::is_control_plane_image(reference)
         })
@@ -471,6 +492,7 @@ fn host(
         labels: labels(known.host),
         taints: node.taints.clone(),
         way: way(known.host),
+        etcd_stays,
         joins_etcd: etcd.is_some_and(|etcd| etcd.state == EtcdState::Existing),
         server_names: match node.role {
             Role::ControlPlane => server::wanted(shared, node),

@@ -109,6 +109,22 @@ fn is_whole(store: &Store, index: &Blob) -> Result<bool> {
     Ok(store.contains(index) && store.reachable(index)?.missing.is_empty())
 }
 
+/// Fetches from a host what the controller's store lacks of an image that is known by
+/// its digest.
+pub(super) async fn bring(
+    context: &Context,
+    client: &Client,
+    store: &Store,
+    index: &Blob,
+) -> Result<()> {
+    if is_whole(store, index)? {
+        return Ok(());
+    }
+    let what = format!("fetch the image {} from the host", index.digest.short());
+    let work = fetch(context, client, store, index);
+    context.step(Some(client.host()), what, work).await
+}
+
 /// Documents first: only they say what else there is.
 async fn fetch(context: &Context, client: &Client, store: &Store, index: &Blob) -> Result<()> {
     let mut missing = match store.contains(index) {

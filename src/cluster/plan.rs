@@ -9,7 +9,9 @@
 //! before the first one changes; then the control planes change, one after the
 //! other, so that no kubelet is ever newer than an API server
 //! (kubernetes.io/releases/version-skew-policy); then the nodes, each of them
-//! drained when its image is another.
+//! drained when its image is another. The way back is the other way round, for the
+//! same reason: the nodes first, workers before control planes, and then the control
+//! planes.
 
 use std::collections::BTreeSet;
 
@@ -21,6 +23,7 @@ use super::survey::{HostState, Survey};
 use super::unlisted::Unlisted;
 use crate::digest::Digest;
 use crate::distro::Role;
+use crate::distro::kubeadm::etcd_version::Stays;
 use crate::kube::NodeState;
 use crate::oci::Blob;
 use crate::spec::plugin::{Changes, Phase, PluginName};
@@ -40,6 +43,12 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     /// Hosts that are left for a later run, and why.
     pub left_out: Vec<LeftOut>,
+    /// The revision that is gone back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_to: Option<u32>,
+    /// What a person should know of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Nodes that the Clusterfile does not name any more. Not part of the stages: they
     /// are deleted afterwards, when that is wanted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -65,6 +74,16 @@ impl Stage {
     pub fn is_rolling(&self, host: &str) -> bool {
         self.turns.iter().flatten().any(|other| other == host)
     }
+}
+
+/// Whether a cluster goes on, or back to what it was.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Direction {
+    /// To what the Clusterfile says.
+    #[default]
+    Forward,
+    /// To what it was earlier: nothing joins.
+    Back,
 }
 
 /// How fast a cluster that is in use may be changed.
@@ -173,6 +192,9 @@ pub enum Action {
     ApplyObjects {
         /// Their identity.
         identity: Digest,
+        /// Whether those that are recorded and not among them are deleted.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        prune: bool,
     },
     /// Notes on this host which objects were applied.
     RecordObjects {
@@ -240,7 +262,10 @@ impl Action {
             Action::Drain => "drain the node".into(),
             Action::AwaitNode { .. } => "wait until the node is ready".into(),
             Action::Uncordon => "let the node take pods again".into(),
-            Action::ApplyObjects { .. } => "apply the cluster's own objects".into(),
+            Action::ApplyObjects { prune: false, .. } => "apply the cluster's own objects".into(),
+            Action::ApplyObjects { prune: true, .. } => {
+                "apply the cluster's own objects, and delete those that came later".into()
+            }
             Action::RecordObjects { .. } => "record the cluster's own objects".into(),
             Action::SetNode => "set the node's labels and taints".into(),
             Action::RunPlugin { plugin, phase, .. } => {
@@ -346,15 +371,25 @@ impl Subject<'_> {
     fn was_begun(&self) -> bool {
         self.state.control_plane != self.state.node
     }
+
+    /// Whether its kubelet is started with its node, and not with the control plane:
+    /// the one that it has may never start.
+    fn starts_with_node(&self, direction: Direction) -> bool {
+        let distro = &self.state.distro;
+        let is_stopped = !distro.kubelet_active && distro.credential;
+        let is_free = direction == Direction::Back || !self.is_control_plane();
+        self.course() != Course::Joins && is_stopped && is_free
+    }
 }
 
 /// Makes the plan for the hosts that were reached.
-pub fn plan(desired: &Desired, survey: &Survey, pace: Pace) -> Plan {
+pub fn plan(desired: &Desired, survey: &Survey, pace: Pace, direction: Direction) -> Plan {
     let node = |name: &str| {
         let mut nodes = survey.nodes.iter().flatten();
         nodes.find(|node| node.name == name)
     };
-    let hosts: Vec<Subject> = desired
+    let is_in_use = survey.nodes.is_some();
+    let mut hosts: Vec<Subject> = desired
         .hosts
         .iter()
         .filter_map(|host| {
@@ -366,7 +401,13 @@ pub fn plan(desired: &Desired, survey: &Survey, pace: Pace) -> Plan {
             })
         })
         .collect();
-    let mut stages = Stages::default();
+    if direction == Direction::Back && is_in_use {
+        hosts.retain(|one| one.course() != Course::Joins);
+    }
+    let mut stages = Stages {
+        direction,
+        steps: Vec::new(),
+    };
     for subject in &hosts {
         stages.prepare(subject, &desired.cluster.version);
     }
@@ -378,14 +419,44 @@ pub fn plan(desired: &Desired, survey: &Survey, pace: Pace) -> Plan {
         image: desired.image.clone(),
         digest: desired.digest,
         version: desired.cluster.version.clone(),
-        stages: stages.finish(&turns(&hosts, survey.nodes.is_some(), pace)),
+        stages: stages.finish(&turns(&hosts, is_in_use, pace, direction)),
+        back_to: None,
+        notes: notes(&hosts, direction),
         left_out: survey.left_out.clone(),
         unlisted: survey.unlisted.clone(),
     }
 }
 
+/// What is to be said beside the steps.
+fn notes(hosts: &[Subject], direction: Direction) -> Vec<String> {
+    let mut notes = Vec::new();
+    if direction == Direction::Back {
+        notes.push("etcd's data stays: what was written to the API meanwhile is kept".to_owned());
+    }
+    let stays = hosts
+        .iter()
+        .filter_map(|one| Some((one, one.host.etcd_stays.as_ref()?)));
+    let mut groups: Vec<(&Stays, Vec<&str>)> = Vec::new();
+    for (subject, stays) in stays {
+        let name = subject.host.node.name.as_str();
+        match groups.iter_mut().find(|(same, _)| *same == stays) {
+            Some((_, names)) => names.push(name),
+            None => groups.push((stays, vec![name])),
+        }
+    }
+    for (stays, names) in groups {
+        notes.push(format!(
+            "etcd stays {} on {}: {} of the image does not start on its data",
+            stays.runs,
+            names.join(", "),
+            stays.image
+        ));
+    }
+    notes
+}
+
 /// The stages in their order.
-const ORDER: [&str; 11] = [
+const FORWARD: [&str; 11] = [
     "copy",
     "stage",
     "images",
@@ -399,9 +470,24 @@ const ORDER: [&str; 11] = [
     "nodes",
 ];
 
+/// The stages of the way back in their order.
+const BACK: [&str; 11] = [
+    "copy",
+    "stage",
+    "images",
+    "hosts",
+    "rollback",
+    "authorities",
+    "certificates",
+    "credentials",
+    "start",
+    "objects",
+    "nodes",
+];
+
 /// Who goes after whom.
 struct Turns {
-    /// When nodes change: control planes one by one, then workers.
+    /// When nodes change: control planes one by one, then workers; back, workers first.
     nodes: Vec<Vec<String>>,
     /// When control planes change: those that stay as they are, then those that an
     /// earlier run left half-way, so that nobody who serves stops before these do; the
@@ -411,7 +497,7 @@ struct Turns {
 }
 
 /// Gives turns to the hosts of a cluster that is in use.
-fn turns(hosts: &[Subject], in_use: bool, pace: Pace) -> Turns {
+fn turns(hosts: &[Subject], in_use: bool, pace: Pace, direction: Direction) -> Turns {
     let name = |subject: &&Subject| subject.host.node.name.clone();
     let planes = |joins: bool| {
         hosts
@@ -432,16 +518,18 @@ fn turns(hosts: &[Subject], in_use: bool, pace: Pace) -> Turns {
         .collect();
     there.sort_by_key(|one| (one.restarts(), !one.was_begun()));
     let there = there.iter().map(|one| vec![name(one)]);
+    let workers = workers.chunks(batch).map(<[String]>::to_vec);
     Turns {
-        nodes: planes(false)
-            .chain(workers.chunks(batch).map(<[String]>::to_vec))
-            .collect(),
+        nodes: match direction {
+            Direction::Forward => planes(false).chain(workers).collect(),
+            Direction::Back => workers.chain(planes(false)).collect(),
+        },
         control_planes: there.chain(planes(true)).collect(),
     }
 }
 
-#[derive(Default)]
 struct Stages {
+    direction: Direction,
     steps: Vec<(&'static str, Step)>,
 }
 
@@ -458,7 +546,19 @@ impl Stages {
         ));
     }
 
+    /// The stage in which nodes get another image.
+    fn of_nodes(&self) -> &'static str {
+        match self.direction {
+            Direction::Forward => "upgrade",
+            Direction::Back => "rollback",
+        }
+    }
+
     fn finish(self, turns: &Turns) -> Vec<Stage> {
+        let order = match self.direction {
+            Direction::Forward => FORWARD,
+            Direction::Back => BACK,
+        };
         let stage = |name: &&str| {
             let steps: Vec<Step> = self
                 .steps
@@ -467,7 +567,7 @@ impl Stages {
                 .map(|(_, step)| step.clone())
                 .collect();
             let turns = match *name {
-                "hosts" | "upgrade" => &turns.nodes[..],
+                "hosts" | "upgrade" | "rollback" => &turns.nodes[..],
                 "start" => &turns.control_planes,
                 _ => &[],
             };
@@ -483,7 +583,7 @@ impl Stages {
                 steps,
             }
         };
-        let stages = ORDER.iter().map(stage);
+        let stages = order.iter().map(stage);
         stages.filter(|stage| !stage.steps.is_empty()).collect()
     }
 
@@ -493,7 +593,7 @@ impl Stages {
         let course = subject.course();
         let stage = match course {
             Course::Joins | Course::Stays => "hosts",
-            Course::Upgrades => "upgrade",
+            Course::Upgrades => self.of_nodes(),
         };
         if !state.missing.is_empty() {
             let bytes = state.missing.iter().map(|blob| blob.size).sum();
@@ -542,6 +642,9 @@ impl Stages {
                 Course::Upgrades => "images",
             };
             self.push(stage, host, Action::PullImages { references });
+        }
+        if subject.starts_with_node(self.direction) {
+            self.push(stage, host, Action::StartKubelet);
         }
         self.plugins(stage, host, state, Phase::AfterHost);
         let changes = course != Course::Joins && state.node != Some(identity);
@@ -622,7 +725,8 @@ impl Stages {
                 let identity = host.identity;
                 self.push("start", host, Action::SwitchControlPlane { identity });
             }
-            if !state.distro.kubelet_active || !state.distro.credential {
+            let is_stopped = !state.distro.kubelet_active || !state.distro.credential;
+            if is_stopped && !subject.starts_with_node(self.direction) {
                 self.push("start", host, Action::StartKubelet);
             }
             let votes = survey.etcd.iter().any(|member| {
@@ -644,14 +748,19 @@ impl Stages {
     fn objects(&mut self, desired: &Desired, hosts: &[Subject]) {
         let identity = desired.objects;
         let planes = || hosts.iter().filter(|one| one.is_control_plane());
-        let applied = planes().any(|one| one.state.distro.objects == Some(identity));
+        let prune = self.direction == Direction::Back;
+        // Where the records differ, what was applied last is not known.
+        let mut recorded = planes()
+            .filter_map(|one| one.state.distro.objects)
+            .peekable();
+        let applied = recorded.peek().is_some() && recorded.all(|one| one == identity);
         // One that joins only now has nothing to apply them with.
         let first = planes()
             .position(|one| one.state.distro.pki.is_some())
             .unwrap_or(0);
         for (index, Subject { host, state, .. }) in planes().enumerate() {
             if !applied && index == first {
-                self.push("objects", host, Action::ApplyObjects { identity });
+                self.push("objects", host, Action::ApplyObjects { identity, prune });
             } else if state.distro.objects != Some(identity) {
                 self.push("nodes", host, Action::RecordObjects { identity });
             }

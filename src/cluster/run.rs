@@ -12,20 +12,25 @@ use super::access::PluginSecrets;
 use super::apply::{Outcome, Run};
 use super::check::{self, Change, Finding, Selection};
 use super::connect::{self, LeftOut, Visitor, connect, farewell, untouched};
-use super::desired::{Desired, Known, desired};
+use super::desired::{Desired, Known, desired, labels, taints};
 use super::evidence;
+use super::history;
 use super::hooks::{self, HookState};
 use super::live::{Live, live};
-use super::plan::{Action, Pace, Plan, plan};
+use super::plan::{Action, Direction, Pace, Plan, plan};
 use super::removal::Arriving;
+use super::rollback;
 use super::survey::{HostState, Survey};
 use super::unlisted::unlisted;
 use super::verify::verify;
 use crate::agent::calls::blobs::BlobsMissing;
 use crate::agent::calls::distro::ClusterReport;
-use crate::agent::calls::history::{HistoryEntry, RecordRun, RunOutcome};
-use crate::agent::calls::host::{CheckSettings, HostReport, ReadHost};
+use crate::agent::calls::history::{HistoryEntry, RecordRun, Revision, RevisionHost, RunOutcome};
+use crate::agent::calls::host::{
+    CheckSettings, HostReport, PruneGenerations, ReadHost, ReadSwitches,
+};
 use crate::agent::{Client, ClusterLock};
+use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Context, Event};
 use crate::host::Part;
@@ -59,6 +64,12 @@ pub struct Request {
     pub pace: Pace,
     /// How nodes are drained that get another image.
     pub drain: Options,
+    /// What was typed, for the history.
+    pub command: &'static str,
+    /// The digest of what describes the cluster.
+    pub clusterfile: Digest,
+    /// The revision to go back to, whose image this is.
+    pub back: Option<Revision>,
 }
 
 /// Everything that is known before the first change.
@@ -87,6 +98,12 @@ pub struct Report {
     pub version: String,
     /// How many steps were done.
     pub steps: usize,
+    /// The number that this run has in the history; none when it is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u32>,
+    /// The revision that was gone back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_to: Option<u32>,
     /// What the API says in the end.
     pub state: ClusterReport,
     /// Hosts that this run did not touch, or that failed.
@@ -225,13 +242,21 @@ async fn look(
                 host,
                 facts: &report.facts,
                 etcd: report.etcd.clone(),
+                etcd_manifest: report.etcd_manifest.as_deref(),
                 etcd_data: report.distro.etcd_data,
             })
         })
         .collect();
     let etcd = live.map_or(&[][..], |live| &live.etcd);
     let asked = (&request.cluster, &request.secrets);
-    let desired = desired(asked, image, &known, etcd)?;
+    let mut desired = desired(asked, image, &known, etcd)?;
+    let (direction, notes) = match &request.back {
+        Some(revision) => {
+            let notes = rollback::aim(&mut desired, revision, reports, cluster)?;
+            (Direction::Back, notes)
+        }
+        None => (Direction::Forward, Vec::new()),
+    };
     let hosts = survey(&desired, clients, reports, image, &request.leave_plugins).await?;
     let nodes = live.map(|live| live.report.nodes.clone());
     let survey = Survey {
@@ -241,7 +266,9 @@ async fn look(
         nodes,
         etcd: etcd.to_vec(),
     };
-    let plan = plan(&desired, &survey, request.pace);
+    let mut plan = plan(&desired, &survey, request.pace, direction);
+    plan.back_to = request.back.as_ref().map(|back| back.number);
+    plan.notes.extend(notes);
     let change = change(request, &survey, &plan, joining)?;
     if change.matters() {
         let hosts = (clients, reports);
@@ -472,9 +499,13 @@ impl connect::Prepared for Prepared {
 impl Prepared {
     /// Carries the plan out, verifies, and ends the connections.
     pub async fn apply(self, context: &Context) -> Result<Report> {
-        let result = self.change(context).await;
+        let mut result = self.change(context).await;
         if !self.plan.is_empty() {
-            self.record(context, &result).await;
+            let revision = self.record(context, &result).await;
+            if let Ok(report) = &mut result {
+                report.revision = revision;
+                self.prune(context).await;
+            }
         }
         if let Err(error) = &result
             && evidence::is_worth_it(error)
@@ -526,6 +557,8 @@ impl Prepared {
             image: self.plan.image.clone(),
             version: self.plan.version.clone(),
             steps: outcome.done.len(),
+            revision: None,
+            back_to: self.request.back.as_ref().map(|back| back.number),
             state,
             left_out,
             ignored: self.ignored(),
@@ -539,41 +572,99 @@ impl Prepared {
         ids.into_iter().map(str::to_owned).collect()
     }
 
-    /// Adds this run to the history on the control planes. What was done stays done,
-    /// whatever becomes of that.
-    async fn record(&self, context: &Context, result: &Result<Report>) {
+    /// Adds this run to the history on the control planes, and returns its number there.
+    /// What was done stays done, whatever becomes of that.
+    async fn record(&self, context: &Context, result: &Result<Report>) -> Option<u32> {
         let outcome = match result {
             // Somebody else's run; this one has not begun.
-            Err(error) if error.kind() == Kind::Locked => return,
+            Err(error) if error.kind() == Kind::Locked => return None,
             Err(_) => RunOutcome::Failed,
             Ok(report) if report.left_out.is_empty() => RunOutcome::Done,
             Ok(_) => RunOutcome::Partial,
         };
         let visitor = &self.request.visitor;
+        let names = self.request.cluster.hosts.control_plane_names();
+        let planes: Vec<&Client> = names.filter_map(|name| self.alive(name)).collect();
+        // Without it there is no number; who has no control plane has no history either.
+        let number = match history::gather(planes.iter().copied()).await {
+            Ok(entries) => history::next(&entries),
+            Err(_) => return None,
+        };
         let entry = HistoryEntry {
-            version: 1,
+            version: 2,
             run: visitor.run.clone(),
             who: visitor.who.clone(),
             when: jiff::Timestamp::now(),
-            command: "run".to_owned(),
+            command: self.request.command.to_owned(),
             image: self.plan.digest,
             kubernetes: self.plan.version.clone(),
             ignored: self.ignored(),
             outcome,
+            revision: Some(Revision {
+                number,
+                back_to: self.request.back.as_ref().map(|back| back.number),
+                reference: self.plan.image.clone(),
+                index: self.request.index.clone(),
+                objects: self.desired.objects,
+                clusterfile: self.request.clusterfile,
+                hosts: self.revision_hosts().await,
+            }),
         };
-        let names = self.request.cluster.hosts.control_plane_names();
-        let recording = names.filter_map(|name| {
-            let client = self.clients.get(name).filter(|client| client.is_alive())?;
+        let recording = planes.iter().map(|client| {
             let entry = entry.clone();
-            Some(client.call(RecordRun { entry }))
+            client.call(RecordRun { entry })
         });
-        let failed = join_all(recording).await;
-        let failed = failed.into_iter().filter_map(Result::err);
+        let recorded = join_all(recording).await;
+        let is_there = recorded.iter().any(Result::is_ok);
+        let failed = recorded.into_iter().filter_map(Result::err);
         // Who stops it waits for nothing more, and was told so.
         for error in failed.filter(|error| error.kind() != Kind::Interrupted) {
             let host = error.host().map(str::to_owned);
             let text = format!("the run is not in the history there: {error}");
             context.emit(Event::Warning { host, text });
+        }
+        is_there.then_some(number)
+    }
+
+    fn alive(&self, host: &str) -> Option<&Client> {
+        self.clients.get(host).filter(|client| client.is_alive())
+    }
+
+    /// What each host of the Clusterfile is now, as far as it can be asked.
+    async fn revision_hosts(&self) -> BTreeMap<String, RevisionHost> {
+        let hosts = self.request.cluster.hosts.iter().map(|host| async move {
+            let name = host.name.as_str();
+            let switches = match self.alive(name) {
+                Some(client) => client.call(ReadSwitches {}).await.unwrap_or_default(),
+                None => BTreeMap::new(),
+            };
+            let mut desired = self.desired.hosts.iter();
+            let desired = desired.find(|one| one.node.name == name);
+            let (labels, taints) = match desired {
+                Some(one) => (one.labels.clone(), one.taints.clone()),
+                None => (labels(host), taints(host)),
+            };
+            let host = RevisionHost {
+                node: switches.get(&Part::Node).copied(),
+                control_plane: switches.get(&Part::ControlPlane).copied(),
+                labels,
+                taints,
+            };
+            (name.to_owned(), host)
+        });
+        join_all(hosts).await.into_iter().collect()
+    }
+
+    /// Removes what nobody goes back to any more.
+    async fn prune(&self, context: &Context) {
+        let pruning = self.clients.iter().map(|(name, client)| async move {
+            let result = client.call(PruneGenerations {}).await;
+            result.err().map(|error| (name.clone(), error))
+        });
+        for (host, error) in join_all(pruning).await.into_iter().flatten() {
+            let host = Some(host);
+            let text = format!("old generations could not be removed: {error}");
+            context.emit(Event::Detail { host, text });
         }
     }
 

@@ -109,6 +109,8 @@ mod tests {
             created: None,
             address: Some([10, 0, 0, number].into()),
             ours: true,
+            own_labels: Default::default(),
+            own_taints: Vec::new(),
             way: None,
         }
     }

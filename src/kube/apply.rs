@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{self, ApiResource, Scope};
 
@@ -25,6 +25,49 @@ pub struct ObjectName {
     pub namespace: Option<String>,
     /// The name.
     pub name: String,
+}
+
+impl ObjectName {
+    /// The name of an object as its manifest says it.
+    pub fn of(object: &DynamicObject) -> Self {
+        let types = object.types.clone().unwrap_or_default();
+        ObjectName {
+            api_version: types.api_version,
+            kind: types.kind,
+            namespace: object.metadata.namespace.clone(),
+            name: object.metadata.name.clone().unwrap_or_default(),
+        }
+    }
+
+    fn group(&self) -> &str {
+        self.api_version
+            .split_once('/')
+            .map_or("", |(group, _)| group)
+    }
+
+    /// Whether both mean one object, in whichever version of its API. A manifest may
+    /// leave out the namespace `default`.
+    fn is(&self, other: &ObjectName) -> bool {
+        let namespace = |one: &ObjectName| {
+            let named = one.namespace.clone();
+            named.filter(|namespace| namespace != "default")
+        };
+        self.group() == other.group()
+            && self.kind == other.kind
+            && self.name == other.name
+            && namespace(self) == namespace(other)
+    }
+
+    /// Whether other objects, or data, go with it.
+    fn holds_more(&self) -> bool {
+        const HOLDING: [&str; 4] = [
+            "CustomResourceDefinition",
+            "Namespace",
+            "PersistentVolume",
+            "PersistentVolumeClaim",
+        ];
+        HOLDING.contains(&self.kind.as_str())
+    }
 }
 
 impl fmt::Display for ObjectName {
@@ -143,6 +186,53 @@ async fn apply_one(
     Ok(named)
 }
 
+/// Deletes those of `before` that are not among `applied`, and tells which. Objects that
+/// hold others or data stay, and so does what the API no longer knows.
+pub async fn delete_surplus(
+    connection: &Connection,
+    before: &[ObjectName],
+    applied: &[ObjectName],
+) -> Result<Vec<ObjectName>> {
+    let mut deleted = Vec::new();
+    for name in surplus(before, applied) {
+        let (group, version) = name
+            .api_version
+            .split_once('/')
+            .unwrap_or(("", &name.api_version));
+        let wanted = GroupVersionKind::gvk(group, version, &name.kind);
+        // A kind that is gone has no objects.
+        let Ok((resource, capabilities)) =
+            discovery::pinned_kind(connection.client(), &wanted).await
+        else {
+            continue;
+        };
+        let client = connection.client().clone();
+        let api: Api<DynamicObject> = match capabilities.scope {
+            Scope::Cluster => Api::all_with(client, &resource),
+            Scope::Namespaced => {
+                let namespace = name.namespace.as_deref().unwrap_or("default");
+                Api::namespaced_with(client, namespace, &resource)
+            }
+        };
+        match api.delete(&name.name, &DeleteParams::background()).await {
+            Ok(_) => deleted.push(name.clone()),
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(error) => {
+                return Err(error).or_err(Kind::Failed, || format!("cannot delete {name}"));
+            }
+        }
+    }
+    Ok(deleted)
+}
+
+/// What is to be deleted, what others need last.
+fn surplus<'a>(before: &'a [ObjectName], applied: &[ObjectName]) -> Vec<&'a ObjectName> {
+    let stays = |name: &ObjectName| name.holds_more() || applied.iter().any(|one| one.is(name));
+    let mut surplus: Vec<&ObjectName> = before.iter().filter(|name| !stays(name)).collect();
+    surplus.reverse();
+    surplus
+}
+
 async fn discover(
     connection: &Connection,
     api_version: &str,
@@ -171,6 +261,40 @@ mod tests {
             .filter_map(|o| o.metadata.name.clone())
             .collect();
         assert_eq!(names, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn what_came_later_goes_and_what_holds_others_or_data_stays() {
+        let name =
+            |api_version: &str, kind: &str, namespace: Option<&str>, name: &str| ObjectName {
+                api_version: api_version.into(),
+                kind: kind.into(),
+                namespace: namespace.map(str::to_owned),
+                name: name.into(),
+            };
+        let before = [
+            name("v1", "Namespace", None, "new"),
+            name(
+                "apiextensions.k8s.io/v1",
+                "CustomResourceDefinition",
+                None,
+                "x",
+            ),
+            name("v1", "PersistentVolumeClaim", Some("new"), "data"),
+            name("v1", "ServiceAccount", Some("new"), "later"),
+            name("policy/v1beta1", "PodDisruptionBudget", Some("a"), "kept"),
+            name("v1", "ConfigMap", None, "kept"),
+            name("apps/v1", "Deployment", Some("new"), "later"),
+        ];
+        let applied = [
+            name("policy/v1", "PodDisruptionBudget", Some("a"), "kept"),
+            name("v1", "ConfigMap", Some("default"), "kept"),
+        ];
+        let gone: Vec<String> = surplus(&before, &applied)
+            .into_iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(gone, ["Deployment new/later", "ServiceAccount new/later"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub mod inspect;
 mod node;
 mod pod;
 
-pub use apply::{ObjectName, apply, parse_objects};
+pub use apply::{ObjectName, apply, delete_surplus, parse_objects};
 pub use client::Connection;
 pub use node::{NodeState, Taint, Way, delete as delete_node, nodes, set_metadata};
 pub use pod::{PodState, Trouble, system_pods};

@@ -1,10 +1,11 @@
 //! Nodes: what they are, the labels and taints that the Clusterfile gives, and the
 //! way into their hosts, which is noted at them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 
 use super::drain::DRAINED_BY;
@@ -65,6 +66,12 @@ pub struct NodeState {
     pub address: Option<IpAddr>,
     /// Whether chasi made it a node.
     pub ours: bool,
+    /// The labels that chasi gave it.
+    #[serde(default)]
+    pub own_labels: BTreeSet<String>,
+    /// The taints that chasi gave it.
+    #[serde(default)]
+    pub own_taints: Vec<Taint>,
     /// The way into its host, where it was noted.
     pub way: Option<Way>,
 }
@@ -95,6 +102,7 @@ pub async fn nodes(connection: &Connection) -> Result<Vec<NodeState>> {
 fn state(node: Node) -> NodeState {
     let status = node.status.unwrap_or_default();
     let spec = node.spec.unwrap_or_default();
+    let own_labels = own_labels(&node.metadata);
     let annotations = node.metadata.annotations.unwrap_or_default();
     let ready = status
         .conditions
@@ -135,10 +143,30 @@ fn state(node: Node) -> NodeState {
             .find(|address| address.type_ == "InternalIP")
             .and_then(|address| address.address.parse().ok()),
         ours: annotations.contains_key(OWN_TAINTS),
+        own_labels,
+        own_taints: own_taints(&annotations),
         way: annotations
             .get(WAY)
             .and_then(|text| serde_json::from_str(text).ok()),
     }
+}
+
+/// The labels that chasi's field manager owns.
+fn own_labels(metadata: &ObjectMeta) -> BTreeSet<String> {
+    let own = |entry: &&ManagedFieldsEntry| entry.manager.as_deref() == Some(FIELD_MANAGER);
+    let fields = metadata.managed_fields.iter().flatten().filter(own);
+    fields
+        .filter_map(|entry| entry.fields_v1.as_ref()?.0["f:metadata"]["f:labels"].as_object())
+        .flat_map(|labels| labels.keys())
+        .filter_map(|key| key.strip_prefix("f:").map(str::to_owned))
+        .collect()
+}
+
+fn own_taints(annotations: &BTreeMap<String, String>) -> Vec<Taint> {
+    annotations
+        .get(OWN_TAINTS)
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default()
 }
 
 /// Names the taints that chasi set, so that those it no longer wants can be told
@@ -206,12 +234,12 @@ pub async fn delete(connection: &Connection, name: &str) -> Result<()> {
 
 /// What others set, and what chasi wants.
 fn merge_taints(node: &Node, wanted: &[Taint]) -> Vec<Taint> {
-    let before: Vec<Taint> = node
-        .metadata
-        .annotations
-        .as_ref()
-        .and_then(|annotations| serde_json::from_str(annotations.get(OWN_TAINTS)?).ok())
-        .unwrap_or_default();
+    let before = own_taints(
+        node.metadata
+            .annotations
+            .as_ref()
+            .unwrap_or(&BTreeMap::new()),
+    );
     let same = |a: &Taint, b: &Taint| a.key == b.key && a.effect == b.effect;
     let mut merged: Vec<Taint> = state(node.clone())
         .taints
@@ -271,6 +299,30 @@ mod tests {
             assert_eq!((state.ours, state.way), (ours, expected));
             assert_eq!(state.address, Some([10, 1, 0, 9].into()));
         }
+    }
+
+    #[test]
+    fn what_chasi_gave_a_node_is_told_from_what_others_did() {
+        let taint = taint("x");
+        let node: Node = serde_json::from_value(serde_json::json!({
+            "metadata": {
+                "name": "a",
+                "labels": { "disk": "ssd", "kubernetes.io/os": "linux" },
+                "annotations": { OWN_TAINTS: serde_json::to_string(&[&taint]).unwrap() },
+                "managedFields": [
+                    { "manager": "kubelet", "fieldsV1": { "f:metadata": { "f:labels": {
+                        ".": {}, "f:kubernetes.io/os": {} } } } },
+                    { "manager": FIELD_MANAGER, "fieldsV1": { "f:metadata": {
+                        "f:labels": { "f:disk": {} }, "f:annotations": { "f:a": {} } } } },
+                    { "manager": FIELD_MANAGER, "fieldsV1": { "f:spec": {} } },
+                    { "manager": FIELD_MANAGER },
+                ],
+            },
+        }))
+        .unwrap();
+        let state = state(node);
+        assert_eq!(state.own_labels, ["disk".to_owned()].into());
+        assert_eq!(state.own_taints, [taint]);
     }
 
     #[test]

@@ -203,6 +203,9 @@ pub struct ApplyObjects {
     pub generation: Digest,
     /// Whether the cluster's DNS passes questions on to the hosts' name servers.
     pub dns_forward: bool,
+    /// Objects that are deleted afterwards, unless they were applied, or hold others or
+    /// data.
+    pub surplus: Vec<ObjectName>,
 }
 
 impl Call for ApplyObjects {

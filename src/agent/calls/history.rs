@@ -1,15 +1,20 @@
 //! Requests about what was done to a cluster, and by whom.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::super::{Call, Effect};
 use crate::digest::Digest;
+use crate::kube::Taint;
+use crate::oci::Blob;
 
 /// A run that changed something: a line of `cluster/history.jsonl` in chasi's directory
-/// on control planes. Fields may be added, none is renamed or removed.
+/// on control planes. Fields may be added, none is renamed or removed. No secret is in
+/// it: of the Clusterfile, which can hold some, only the digest.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct HistoryEntry {
-    /// The version of this format: 1.
+    /// The version of this format: 2 with a revision, 1 without.
     pub version: u32,
     /// The run's identifier, as in logs and journals.
     pub run: String,
@@ -17,7 +22,7 @@ pub struct HistoryEntry {
     pub who: String,
     /// When it ended.
     pub when: jiff::Timestamp,
-    /// What was typed, in one word: `run`.
+    /// What was typed: `run`, `upgrade`, `rollback`, `node add` and the like.
     pub command: String,
     /// The digest of the cluster image.
     pub image: Digest,
@@ -27,6 +32,44 @@ pub struct HistoryEntry {
     pub ignored: Vec<String>,
     /// How it ended.
     pub outcome: RunOutcome,
+    /// What the cluster was after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Revision>,
+}
+
+/// What a cluster was after a run: what a rollback can go back to.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Revision {
+    /// Its number, from 1 on, the same on all control planes.
+    pub number: u32,
+    /// Of a rollback: the revision that it went back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_to: Option<u32>,
+    /// The cluster image, as the Clusterfile named it.
+    pub reference: String,
+    /// Its index.
+    pub index: Blob,
+    /// Identity of the cluster's own objects that belong to it.
+    pub objects: Digest,
+    /// The digest of the Clusterfile.
+    pub clusterfile: Digest,
+    /// The hosts that could be asked at its end, by name.
+    pub hosts: BTreeMap<String, RevisionHost>,
+}
+
+/// What a host was after a run.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct RevisionHost {
+    /// The generation of its node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Digest>,
+    /// The generation of its control plane.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_plane: Option<Digest>,
+    /// The labels that chasi gave its node.
+    pub labels: BTreeMap<String, String>,
+    /// The taints that chasi gave its node.
+    pub taints: Vec<Taint>,
 }
 
 /// How a run ended.

@@ -1,5 +1,7 @@
 //! Requests about the host itself: what it is, its generations, its switches.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::super::{Call, Effect};
@@ -26,6 +28,9 @@ pub struct HostReport {
     /// How this host's etcd started for the first time, as its control-plane
     /// generation says.
     pub etcd: Option<EtcdStart>,
+    /// The manifest of the etcd on this host, as its control-plane generation has it.
+    #[serde(default)]
+    pub etcd_manifest: Option<String>,
     /// Services of the generation that should run and do not.
     pub stopped: Vec<String>,
     /// The address of the API server on this host, on a control plane.
@@ -46,6 +51,14 @@ impl HostReport {
             .map(|state| state.identity)
     }
 
+    /// The Kubernetes version of the generation that a switch points to, without `v`.
+    pub fn kubernetes(&self, part: Part) -> Option<&str> {
+        let managed = &self.facts.managed;
+        let number = managed.parts.get(&part)?.generation;
+        let mut all = managed.generations.iter();
+        all.find(|one| one.number == number)?.kubernetes.as_deref()
+    }
+
     /// The cluster image that the node's generation was made from.
     pub fn image(&self) -> Option<Digest> {
         let managed = &self.facts.managed;
@@ -59,6 +72,26 @@ impl Call for ReadHost {
     type Reply = HostReport;
     const NAME: &'static str = "read-host";
     const EFFECT: Effect = Effect::Reads;
+}
+
+/// Which generations the host's switches point to, by their identities.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReadSwitches {}
+
+impl Call for ReadSwitches {
+    type Reply = BTreeMap<Part, Digest>;
+    const NAME: &'static str = "read-switches";
+    const EFFECT: Effect = Effect::Reads;
+}
+
+/// Removes generations that are not to be kept, and what only they had.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PruneGenerations {}
+
+impl Call for PruneGenerations {
+    type Reply = ();
+    const NAME: &'static str = "prune-generations";
+    const EFFECT: Effect = Effect::Changes;
 }
 
 /// Whether the settings that are no files are as they should be.

@@ -227,8 +227,27 @@ pub(super) async fn apply_objects(scope: Scope, call: ApplyObjects) -> Result<()
         all.extend(kube::parse_objects(&name, &text)?);
     }
     let connection = connect(call.address).await?;
+    let mut begun = record(&state)
+        .map(|record| record.objects)
+        .unwrap_or_default();
+    let names = all.iter().map(ObjectName::of);
+    begun.extend(
+        names
+            .filter(|name| !begun.contains(name))
+            .collect::<Vec<_>>(),
+    );
+    write_record(&state, unfinished(&call.identity), begun)?;
     let applied = kube::apply(&connection, all).await?;
+    for gone in kube::delete_surplus(&connection, &call.surplus, &applied).await? {
+        scope.context.note(format!("deleted {gone}"));
+    }
     write_record(&state, call.identity, applied)
+}
+
+/// What is recorded while objects are applied: cut in between, they are neither what
+/// they were nor what they are to be.
+fn unfinished(identity: &Digest) -> Digest {
+    Digest::of(format!("unfinished {identity}"))
 }
 
 /// The manifests of the cluster image, rendered at staging, in name order.

@@ -14,10 +14,10 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
 
 /// How much of the file's end is read, in bytes, and how many runs are told.
-const END: u64 = 1 << 20;
+const END: u64 = 8 << 20;
 const MOST: usize = 1000;
-/// No line is longer, in bytes.
-const LONGEST: usize = 64 << 10;
+/// No line is longer, in bytes: a thousand hosts with some labels each.
+const LONGEST: usize = 1 << 20;
 
 pub(super) async fn record_run(scope: Scope, call: RecordRun) -> Result<()> {
     let root = scope.root().to_owned();
@@ -107,7 +107,7 @@ fn read(root: &Path) -> Result<Vec<HistoryEntry>> {
     let entries = bytes.split(|byte| *byte == b'\n');
     let mut entries: Vec<HistoryEntry> = entries
         .filter_map(|line| serde_json::from_slice(line).ok())
-        .filter(|entry: &HistoryEntry| entry.version == 1)
+        .filter(|entry: &HistoryEntry| (1..=2).contains(&entry.version))
         .collect();
     entries.drain(..entries.len().saturating_sub(MOST));
     Ok(entries)
@@ -116,8 +116,11 @@ fn read(root: &Path) -> Result<Vec<HistoryEntry>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::calls::history::RunOutcome;
+    use std::collections::BTreeMap;
+
+    use crate::agent::calls::history::{Revision, RevisionHost, RunOutcome};
     use crate::digest::Digest;
+    use crate::oci::Blob;
 
     fn entry(run: &str) -> HistoryEntry {
         HistoryEntry {
@@ -130,6 +133,30 @@ mod tests {
             kubernetes: "1.34.4".into(),
             ignored: vec!["system.swap".into()],
             outcome: RunOutcome::Done,
+            revision: None,
+        }
+    }
+
+    fn with_revision(run: &str) -> HistoryEntry {
+        let host = RevisionHost {
+            node: Some(Digest::of("generation")),
+            control_plane: Some(Digest::of("generation")),
+            labels: [("disk".to_owned(), "ssd".to_owned())].into(),
+            taints: Vec::new(),
+        };
+        HistoryEntry {
+            version: 2,
+            command: "rollback".into(),
+            revision: Some(Revision {
+                number: 3,
+                back_to: Some(1),
+                reference: "chasi/demo:1.34.4".into(),
+                index: Blob::of("application/vnd.oci.image.index.v1+json", b"image"),
+                objects: Digest::of("objects"),
+                clusterfile: Digest::of("text"),
+                hosts: BTreeMap::from([("m1".to_owned(), host)]),
+            }),
+            ..entry(run)
         }
     }
 
@@ -182,5 +209,25 @@ mod tests {
     #[test]
     fn the_format_is_pinned() {
         insta::assert_snapshot!(serde_json::to_string(&entry("r1")).unwrap());
+    }
+
+    #[test]
+    fn the_format_of_a_revision_is_pinned() {
+        let entry = with_revision("r1");
+        insta::assert_snapshot!(serde_json::to_string_pretty(&entry).unwrap());
+    }
+
+    #[test]
+    fn lines_of_all_versions_are_read_and_later_ones_passed_over() {
+        let root = tempfile::tempdir().unwrap();
+        let later = HistoryEntry {
+            version: 3,
+            ..entry("r3")
+        };
+        for entry in [entry("r1"), with_revision("r2"), later] {
+            record(root.path(), &entry).unwrap();
+        }
+        let found = read(root.path()).unwrap();
+        assert_eq!(found, [entry("r1"), with_revision("r2")]);
     }
 }

@@ -1,5 +1,7 @@
 //! Answers about the host itself.
 
+use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,8 +11,9 @@ use crate::agent::Scope;
 use crate::agent::calls::distro::DistroState;
 use crate::agent::calls::host::*;
 use crate::agent::server::farewell::is_unmanaged;
-use crate::distro::EtcdStart;
+use crate::digest::Digest;
 use crate::distro::kubeadm::{running, static_pods, teardown};
+use crate::distro::{EtcdStart, File};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event::Context;
 use crate::file;
@@ -38,7 +41,13 @@ const SERVICES: [&str; 3] = ["kubelet.service", "containerd.service", node::SERV
 struct StaticPods {
     config: String,
     etcd: EtcdStart,
+    /// etcd's manifest, where it is not the one that the image's kubeadm writes.
+    #[serde(default)]
+    etcd_manifest: Option<String>,
 }
+
+/// The largest manifest of a static pod, in bytes.
+const LARGEST: u64 = 64 << 10;
 
 fn static_pod_source(recipe: &Recipe) -> Result<Option<StaticPods>> {
     if recipe.source.is_null() {
@@ -54,29 +63,70 @@ fn store(state: &Path) -> Result<Store> {
     Store::create(&state.join("store"))
 }
 
-/// How etcd on this host started, and services that should run and do not.
-fn own(root: &Root) -> Result<(Option<EtcdStart>, Vec<String>)> {
-    let mut etcd = None;
+/// What the generations in use say of etcd and of services.
+#[derive(Default)]
+struct Own {
+    /// How etcd on this host started.
+    etcd: Option<EtcdStart>,
+    etcd_manifest: Option<String>,
+    /// Services that should run and do not.
+    stopped: Vec<String>,
+}
+
+fn own(root: &Root) -> Result<Own> {
+    let mut own = Own::default();
     if let Some(number) = generation::current(root, Part::ControlPlane)? {
         let recipe = generation::load(root, number)?.recipe;
-        etcd = static_pod_source(&recipe)?.map(|source| source.etcd);
+        own.etcd = static_pod_source(&recipe)?.map(|source| source.etcd);
+        own.etcd_manifest = etcd_manifest(&generation::tree(root, number))?;
     }
-    let mut stopped = Vec::new();
     if let Some(number) = generation::current(root, Part::Node)? {
         for name in generation::load(root, number)?.units {
             let at_work = ["active", "activating", "reloading"];
             let held = HELD.contains(&name.as_str());
             if !held && !at_work.contains(&unit::state(&name)?.active.as_str()) {
-                stopped.push(name);
+                own.stopped.push(name);
             }
         }
     }
-    Ok((etcd, stopped))
+    Ok(own)
+}
+
+fn etcd_manifest(tree: &Path) -> Result<Option<String>> {
+    let path = tree.join(static_pods::ETCD.trim_start_matches('/'));
+    let problem = || format!("cannot read `{}`", path.display());
+    let file = match std::fs::File::open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file.or_err(Kind::System, problem)?,
+    };
+    let mut text = String::new();
+    file.take(LARGEST)
+        .read_to_string(&mut text)
+        .or_err(Kind::System, problem)?;
+    Ok(Some(text))
+}
+
+pub(super) async fn read_switches(_: Scope, _: ReadSwitches) -> Result<BTreeMap<Part, Digest>> {
+    super::blocking(|| {
+        let root = Root::host()?;
+        let mut switches = BTreeMap::new();
+        for part in Part::ALL {
+            if let Some(number) = generation::current(&root, part)? {
+                switches.insert(part, generation::load(&root, number)?.identity);
+            }
+        }
+        Ok(switches)
+    })
+    .await
+}
+
+pub(super) async fn prune_generations(_: Scope, _: PruneGenerations) -> Result<()> {
+    super::blocking(|| generation::prune(&Root::host()?).map(drop)).await
 }
 
 pub(super) async fn read_host(scope: Scope, _: ReadHost) -> Result<HostReport> {
     let state = scope.root().to_owned();
-    let (managed, facts, (etcd, stopped)) = super::blocking(move || {
+    let (managed, facts, own) = super::blocking(move || {
         let root = Root::host()?;
         let managed = !is_unmanaged(&state)?;
         Ok((managed, Facts::gather(&root)?, own(&root)?))
@@ -90,8 +140,9 @@ pub(super) async fn read_host(scope: Scope, _: ReadHost) -> Result<HostReport> {
     Ok(HostReport {
         managed,
         facts,
-        etcd,
-        stopped,
+        etcd: own.etcd,
+        etcd_manifest: own.etcd_manifest,
+        stopped: own.stopped,
         api,
         program_is_current,
         distro,
@@ -111,6 +162,13 @@ pub(super) async fn stage_generation(scope: Scope, call: StageGeneration) -> Res
             None => Ok(Vec::new()),
             Some(source) => static_pods::render(&context, tree, &source.config, &source.etcd)?
                 .into_iter()
+                .map(|file| match &source.etcd_manifest {
+                    Some(content) if static_pods::ETCD.ends_with(&file.path) => File {
+                        content: content.clone(),
+                        ..file
+                    },
+                    _ => file,
+                })
                 .map(|file| {
                     Ok(ExtraFile {
                         path: file.path.parse()?,

@@ -59,6 +59,8 @@ pub fn router() -> Router {
         .on(node::await_node)
         .on(node::delete_node)
         .on(host::read_host)
+        .on(host::read_switches)
+        .on(host::prune_generations)
         .on(host::check_settings)
         .on(host::stage_generation)
         .on(host::switch_to)

@@ -8,6 +8,7 @@ use super::super::{Shell, config};
 use super::{Chosen, HostArgs, Source, arguments};
 use crate::cluster::nodes::find_unlisted;
 use crate::cluster::unlisted::Unlisted;
+use crate::digest::Digest;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::file;
 use crate::spec::clusterfile::edit::{Edited, NewHost, edit, set_image};
@@ -110,6 +111,7 @@ impl Chosen {
             chosen: Chosen {
                 source: self.source.clone(),
                 clusterfile: edited.clusterfile,
+                digest: Digest::of(&edited.text),
             },
             file: Some((path.to_owned(), edited.text)),
         })
@@ -238,13 +240,7 @@ fn with_arguments(before: (&str, &HostArgs), after: (&str, &HostArgs)) -> Result
     };
     Ok(Edit {
         patch: patch("chasi run", &line(before), &line(after)),
-        chosen: Chosen {
-            source: Source::Arguments {
-                image: image.to_owned(),
-                hosts: hosts.clone(),
-            },
-            clusterfile,
-        },
+        chosen: Chosen::of_arguments(image, hosts, clusterfile)?,
         file: None,
     })
 }

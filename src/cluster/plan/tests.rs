@@ -64,6 +64,7 @@ fn desired_host(name: &str) -> DesiredHost {
         taints: Vec::new(),
         way: way(),
         joins_etcd: false,
+        etcd_stays: None,
         server_names: BTreeSet::new(),
         settings: Settings::default(),
         hooks: Vec::new(),
@@ -122,6 +123,8 @@ fn node(name: &str) -> NodeState {
         created: None,
         address: None,
         ours: true,
+        own_labels: BTreeSet::new(),
+        own_taints: Vec::new(),
         way: Some(way()),
     }
 }
@@ -175,7 +178,11 @@ impl World {
 
     /// A line for each stage: its turns, and then the steps of each host.
     fn plan(&self, pace: Pace) -> Vec<String> {
-        let plan = plan(&self.desired, &self.survey, pace);
+        self.lines(pace, Direction::Forward)
+    }
+
+    fn lines(&self, pace: Pace, direction: Direction) -> Vec<String> {
+        let plan = plan(&self.desired, &self.survey, pace, direction);
         let mut lines = Vec::new();
         for stage in &plan.stages {
             let turns: Vec<String> = stage.turns.iter().map(|turn| turn.join("+")).collect();
@@ -322,7 +329,12 @@ fn a_cluster_that_does_not_exist_yet_is_made_all_at_once() {
         world.comes(name);
     }
     world.survey.nodes = None;
-    let plan = plan(&world.desired, &world.survey, Pace::default());
+    let plan = plan(
+        &world.desired,
+        &world.survey,
+        Pace::default(),
+        Direction::Forward,
+    );
     assert!(plan.stages.iter().all(|stage| stage.turns.is_empty()));
     let names: Vec<&str> = plan
         .stages
@@ -340,4 +352,144 @@ fn a_cluster_that_does_not_exist_yet_is_made_all_at_once() {
         "nodes",
     ];
     assert_eq!(names, expected);
+}
+
+#[test]
+fn the_way_back_has_the_nodes_first_and_workers_before_control_planes() {
+    let mut world = World::of(&["m1", "m2", "w1", "w2", "w3"], OLD, OLD);
+    for name in ["m1", "m2", "w1", "w2", "w3"] {
+        world.host(name).staged.push(identity(name, NEW));
+    }
+    let steps = "drain the node; switch the node to the new generation; wait until the node is ready; let the node take pods again";
+    let plane =
+        "switch the control plane to the new generation; wait until the control plane is ready";
+    let mut expected = vec!["rollback: w1+w2 w3 m1 m2".to_owned()];
+    for name in ["m1", "m2", "w1", "w2", "w3"] {
+        expected.push(format!("  {name}: {steps}"));
+    }
+    expected.extend([
+        "start: m1 m2".to_owned(),
+        format!("  m1: {plane}"),
+        format!("  m2: {plane}"),
+        "objects: ".to_owned(),
+        "  m1: apply the cluster's own objects, and delete those that came later".to_owned(),
+        "nodes: ".to_owned(),
+        "  m2: record the cluster's own objects".to_owned(),
+    ]);
+    assert_eq!(world.lines(Pace::Hosts(2), Direction::Back), expected);
+}
+
+#[test]
+fn a_failed_upgrade_goes_back_only_where_it_had_come() {
+    // The control planes and the objects were changed, and m1's node, whose kubelet
+    // does not start.
+    let mut world = World::of(&["m1", "m2", "w1"], NEW, NEW);
+    for name in ["m1", "m2"] {
+        world.host(name).control_plane = Some(identity(name, OLD));
+    }
+    let m1 = world.host("m1");
+    m1.node = Some(identity("m1", OLD));
+    m1.image = Some(Digest::of(OLD));
+    m1.staged.push(identity("m1", NEW));
+    m1.distro.kubelet_active = false;
+    m1.distro.objects = Some(Digest::of("objects old"));
+    world.node("m1").drained_by = Some("the run".into());
+    world.node("m1").unschedulable = true;
+    let plane =
+        "switch the control plane to the new generation; wait until the control plane is ready";
+    assert_eq!(
+        world.lines(Pace::default(), Direction::Back),
+        [
+            "rollback: m1",
+            "  m1: drain the node; switch the node to the new generation; start kubelet; wait until the node is ready; let the node take pods again",
+            "start: m1 m2",
+            &format!("  m1: {plane}"),
+            &format!("  m2: {plane}"),
+            "objects: ",
+            "  m1: apply the cluster's own objects, and delete those that came later",
+        ]
+    );
+}
+
+#[test]
+fn nobody_joins_on_the_way_back() {
+    let mut world = World::of(&["m1", "w1"], NEW, NEW);
+    world.comes("w2");
+    let none = Vec::<String>::new();
+    assert_eq!(world.lines(Pace::default(), Direction::Back), none);
+}
+
+#[test]
+fn objects_are_applied_again_where_the_records_of_control_planes_differ() {
+    let mut world = World::of(&["m1", "m2", "m3"], NEW, NEW);
+    world.host("m1").distro.objects = Some(Digest::of("unfinished"));
+    // One that has come has none, and is told.
+    world.host("m3").distro.objects = None;
+    assert_eq!(
+        world.plan(Pace::default()),
+        [
+            "objects: ",
+            "  m1: apply the cluster's own objects",
+            "nodes: ",
+            "  m3: record the cluster's own objects",
+        ]
+    );
+    world.host("m1").distro.objects = Some(Digest::of("objects new"));
+    assert_eq!(
+        world.plan(Pace::default()),
+        ["nodes: ", "  m3: record the cluster's own objects"]
+    );
+}
+
+#[test]
+fn labels_and_taints_that_chasi_gave_earlier_go_and_those_of_others_stay() {
+    let mut world = World::of(&["m1", "w1", "w2"], NEW, NEW);
+    world.node("w1").labels.insert("disk".into(), "ssd".into());
+    world.node("w2").labels.insert("disk".into(), "ssd".into());
+    world.node("w2").own_labels.insert("disk".into());
+    assert_eq!(
+        world.plan(Pace::default()),
+        ["nodes: ", "  w2: set the node's labels and taints"]
+    );
+}
+
+#[test]
+fn what_etcd_keeps_is_said() {
+    let mut world = World::of(&["m1", "m2", "w1"], NEW, NEW);
+    for host in world.desired.hosts.iter_mut().take(2) {
+        host.etcd_stays = Some(Stays {
+            runs: "3.6.5".into(),
+            image: "3.5.24".into(),
+        });
+    }
+    let plan = plan(
+        &world.desired,
+        &world.survey,
+        Pace::default(),
+        Direction::Back,
+    );
+    assert_eq!(
+        plan.notes,
+        [
+            "etcd's data stays: what was written to the API meanwhile is kept",
+            "etcd stays 3.6.5 on m1, m2: 3.5.24 of the image does not start on its data",
+        ]
+    );
+}
+
+#[test]
+fn a_worker_whose_kubelet_does_not_start_gets_the_next_one_first() {
+    let mut world = World::of(&["m1", "w1"], NEW, NEW);
+    let w1 = world.host("w1");
+    w1.node = Some(identity("w1", OLD));
+    w1.image = Some(Digest::of(OLD));
+    w1.staged.push(identity("w1", NEW));
+    w1.distro.kubelet_active = false;
+    assert_eq!(
+        world.plan(Pace::default()),
+        [
+            "upgrade: w1",
+            "  w1: drain the node; switch the node to the new generation; start kubelet; wait until the node is ready; let the node take pods again",
+        ]
+    );
 }

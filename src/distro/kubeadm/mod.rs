@@ -6,6 +6,7 @@ pub mod credential;
 pub mod etcd;
 pub mod etcd_health;
 pub mod etcd_snapshot;
+pub mod etcd_version;
 pub mod expiry;
 pub mod objects;
 pub mod pki;

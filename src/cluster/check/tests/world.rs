@@ -242,6 +242,8 @@ fn inspection() -> ClusterInspection {
         drained_by: None,
         address: None,
         ours: true,
+        own_labels: Default::default(),
+        own_taints: Vec::new(),
         way: None,
     };
     let names = ["m1", "w1", "w2"];
@@ -376,6 +378,7 @@ fn report(name: &str, number: u8) -> HostReport {
         managed: false,
         facts,
         etcd: None,
+        etcd_manifest: None,
         stopped: Vec::new(),
         api: None,
         program_is_current: true,
