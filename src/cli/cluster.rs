@@ -98,7 +98,7 @@ pub struct Chosen {
     source: Source,
     /// What was asked for.
     pub clusterfile: Clusterfile,
-    /// The digest of the text, or of the arguments.
+    /// The digest of the description, whatever image it names.
     pub digest: Digest,
 }
 
@@ -152,13 +152,13 @@ impl Chosen {
         let absolute = std::path::absolute(path).or_err(Kind::System, || {
             format!("cannot find out where `{}` is", path.display())
         })?;
-        let text = std::fs::read(&absolute).or_err(Kind::System, || {
+        let text = std::fs::read_to_string(&absolute).or_err(Kind::System, || {
             format!("cannot read `{}`", absolute.display())
         })?;
         Ok(Chosen {
             source: Source::Clusterfile(absolute),
             clusterfile,
-            digest: Digest::of(text),
+            digest: edit::digest(&path.display().to_string(), &text, home.as_deref()),
         })
     }
 
@@ -177,7 +177,7 @@ impl Chosen {
             image: image.to_owned(),
             hosts: hosts.clone(),
         };
-        let text = serde_json::to_vec(&source).or_err(
+        let text = serde_json::to_vec(hosts).or_err(
             Kind::Failed,
             || "cannot write down how the cluster is described",
         )?;

@@ -39,7 +39,7 @@ pub(super) async fn enter(
         .collect();
     let options = request.visitor.looking();
     let work = connect(context, &targets, &options);
-    let (clients, mut problems) = sort(context.phase("connect", work).await);
+    let (clients, mut problems) = sort(context.phase("history", work).await);
     match problems.pop() {
         Some((host, error)) if clients.is_empty() => Err(error.on_host(host)),
         _ => Ok(clients),

@@ -262,10 +262,7 @@ impl Action {
             Action::Drain => "drain the node".into(),
             Action::AwaitNode { .. } => "wait until the node is ready".into(),
             Action::Uncordon => "let the node take pods again".into(),
-            Action::ApplyObjects { prune: false, .. } => "apply the cluster's own objects".into(),
-            Action::ApplyObjects { prune: true, .. } => {
-                "apply the cluster's own objects, and delete those that came later".into()
-            }
+            Action::ApplyObjects { .. } => "apply the cluster's own objects".into(),
             Action::RecordObjects { .. } => "record the cluster's own objects".into(),
             Action::SetNode => "set the node's labels and taints".into(),
             Action::RunPlugin { plugin, phase, .. } => {
@@ -414,6 +411,7 @@ pub fn plan(desired: &Desired, survey: &Survey, pace: Pace, direction: Direction
     stages.keys(&hosts);
     stages.control_plane(survey, &hosts);
     stages.objects(desired, &hosts);
+    let notes = stages.notes(&hosts);
     Plan {
         cluster: desired.cluster.name.clone(),
         image: desired.image.clone(),
@@ -421,38 +419,10 @@ pub fn plan(desired: &Desired, survey: &Survey, pace: Pace, direction: Direction
         version: desired.cluster.version.clone(),
         stages: stages.finish(&turns(&hosts, is_in_use, pace, direction)),
         back_to: None,
-        notes: notes(&hosts, direction),
+        notes,
         left_out: survey.left_out.clone(),
         unlisted: survey.unlisted.clone(),
     }
-}
-
-/// What is to be said beside the steps.
-fn notes(hosts: &[Subject], direction: Direction) -> Vec<String> {
-    let mut notes = Vec::new();
-    if direction == Direction::Back {
-        notes.push("etcd's data stays: what was written to the API meanwhile is kept".to_owned());
-    }
-    let stays = hosts
-        .iter()
-        .filter_map(|one| Some((one, one.host.etcd_stays.as_ref()?)));
-    let mut groups: Vec<(&Stays, Vec<&str>)> = Vec::new();
-    for (subject, stays) in stays {
-        let name = subject.host.node.name.as_str();
-        match groups.iter_mut().find(|(same, _)| *same == stays) {
-            Some((_, names)) => names.push(name),
-            None => groups.push((stays, vec![name])),
-        }
-    }
-    for (stays, names) in groups {
-        notes.push(format!(
-            "etcd stays {} on {}: {} of the image does not start on its data",
-            stays.runs,
-            names.join(", "),
-            stays.image
-        ));
-    }
-    notes
 }
 
 /// The stages in their order.
@@ -544,6 +514,43 @@ impl Stages {
                 undoable,
             },
         ));
+    }
+
+    /// What is to be said beside the steps.
+    fn notes(&self, hosts: &[Subject]) -> Vec<String> {
+        let mut notes = Vec::new();
+        let prunes = |step: &Step| matches!(step.action, Action::ApplyObjects { prune: true, .. });
+        if self.steps.iter().any(|(_, step)| prunes(step)) {
+            notes.push(
+                "the cluster's own objects that only came later are deleted, but for namespaces, custom resource definitions and volumes"
+                    .to_owned(),
+            );
+        }
+        if self.direction == Direction::Back {
+            notes.push(
+                "etcd's data stays: what was written to the API meanwhile is kept".to_owned(),
+            );
+        }
+        let stays = hosts
+            .iter()
+            .filter_map(|one| Some((one, one.host.etcd_stays.as_ref()?)));
+        let mut groups: Vec<(&Stays, Vec<&str>)> = Vec::new();
+        for (subject, stays) in stays {
+            let name = subject.host.node.name.as_str();
+            match groups.iter_mut().find(|(same, _)| *same == stays) {
+                Some((_, names)) => names.push(name),
+                None => groups.push((stays, vec![name])),
+            }
+        }
+        for (stays, names) in groups {
+            notes.push(format!(
+                "etcd stays {} on {}: {} of the image does not start on its data",
+                stays.runs,
+                names.join(", "),
+                stays.image
+            ));
+        }
+        notes
     }
 
     /// The stage in which nodes get another image.

@@ -51,7 +51,7 @@ pub struct Revision {
     pub index: Blob,
     /// Identity of the cluster's own objects that belong to it.
     pub objects: Digest,
-    /// The digest of the Clusterfile.
+    /// The digest of the Clusterfile, whatever image it names.
     pub clusterfile: Digest,
     /// The hosts that could be asked at its end, by name.
     pub hosts: BTreeMap<String, RevisionHost>,

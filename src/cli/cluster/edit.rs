@@ -111,7 +111,7 @@ impl Chosen {
             chosen: Chosen {
                 source: self.source.clone(),
                 clusterfile: edited.clusterfile,
-                digest: Digest::of(&edited.text),
+                digest: digest(&name, &edited.text, config::home().as_deref()),
             },
             file: Some((path.to_owned(), edited.text)),
         })
@@ -224,6 +224,13 @@ impl Chosen {
         }
         with_arguments((image, hosts), (image, &after))
     }
+}
+
+/// The digest of a Clusterfile, which is the same whatever image it names.
+pub(super) fn digest(name: &str, text: &str, home: Option<&Path>) -> Digest {
+    let any = "chasi/any:1".parse().ok();
+    let without = any.and_then(|image| set_image(name, text, home, &image).ok());
+    Digest::of(without.map_or_else(|| text.to_owned(), |edited| edited.text))
 }
 
 /// A cluster without a Clusterfile: its image and hosts as they were given, and as

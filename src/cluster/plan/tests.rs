@@ -372,7 +372,7 @@ fn the_way_back_has_the_nodes_first_and_workers_before_control_planes() {
         format!("  m1: {plane}"),
         format!("  m2: {plane}"),
         "objects: ".to_owned(),
-        "  m1: apply the cluster's own objects, and delete those that came later".to_owned(),
+        "  m1: apply the cluster's own objects".to_owned(),
         "nodes: ".to_owned(),
         "  m2: record the cluster's own objects".to_owned(),
     ]);
@@ -406,7 +406,7 @@ fn a_failed_upgrade_goes_back_only_where_it_had_come() {
             &format!("  m1: {plane}"),
             &format!("  m2: {plane}"),
             "objects: ",
-            "  m1: apply the cluster's own objects, and delete those that came later",
+            "  m1: apply the cluster's own objects",
         ]
     );
 }
