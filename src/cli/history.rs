@@ -100,6 +100,7 @@ fn outcome(outcome: RunOutcome) -> &'static str {
         RunOutcome::Done => "done",
         RunOutcome::Partial => "partial",
         RunOutcome::Failed => "failed",
+        RunOutcome::Unfinished => "unfinished",
     }
 }
 

@@ -56,7 +56,7 @@ pub async fn find(
     let found = async {
         let entries = history::gather(clients.values()).await?;
         if let Wanted::BeforeFailed(run) = wanted {
-            let is_it = |last: &HistoryEntry| last.run == run && last.outcome == RunOutcome::Failed;
+            let is_it = |last: &HistoryEntry| last.run == run && !is_complete(last);
             if !entries.last().is_some_and(is_it) {
                 return Ok(None);
             }
@@ -114,11 +114,15 @@ fn name(context: &Context, hold: &Hold, store: &Store, revision: &Revision) -> R
     }
 }
 
+/// Whether the cluster was what a run wanted, but for hosts that were left out.
+fn is_complete(entry: &HistoryEntry) -> bool {
+    matches!(entry.outcome, RunOutcome::Done | RunOutcome::Partial)
+}
+
 fn revisions(entries: &[HistoryEntry]) -> impl DoubleEndedIterator<Item = (&Revision, bool)> {
-    entries.iter().filter_map(|entry| {
-        let is_complete = entry.outcome != RunOutcome::Failed;
-        Some((entry.revision.as_ref()?, is_complete))
-    })
+    entries
+        .iter()
+        .filter_map(|entry| Some((entry.revision.as_ref()?, is_complete(entry))))
 }
 
 fn none() -> Error {
@@ -134,7 +138,7 @@ fn numbered(entries: &[HistoryEntry], number: u32) -> Result<&Revision> {
         Some((_, false)) => Err(Error::new(
             Kind::NotFound,
             format!(
-                "revision {number} is of a run that failed: the cluster never was as it wanted"
+                "revision {number} is of a run that did not come to its end: the cluster never was as it wanted"
             ),
         )
         .hint("`chasi history` tells which were done")),
@@ -157,10 +161,9 @@ fn before(entries: &[HistoryEntry]) -> Result<&Revision> {
     {
         return numbered(entries, number);
     }
-    let is_failed = last_entry.outcome == RunOutcome::Failed;
-    let (bound, is_other) = match is_failed {
-        true => (last.number, None),
-        false => (last.back_to.unwrap_or(last.number), Some(last)),
+    let (bound, is_other) = match is_complete(last_entry) {
+        true => (last.back_to.unwrap_or(last.number), Some(last)),
+        false => (last.number, None),
     };
     let found = revisions(entries)
         .rev()

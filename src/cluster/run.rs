@@ -4,6 +4,7 @@
 //! and plans. [`Prepared::apply`] carries the plan out and verifies the result.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,8 @@ pub struct Prepared {
     members: BTreeSet<String>,
     /// The hosts that join a cluster that is in use, and that nothing is wrong with.
     pub arriving: Vec<Arriving>,
+    /// The number that the run has in the history.
+    number: OnceLock<u32>,
 }
 
 /// How a run ended.
@@ -131,6 +134,7 @@ async fn examine(context: &Context, request: Request) -> Result<Prepared> {
             findings: found.findings,
             members: found.members,
             arriving: found.arriving,
+            number: OnceLock::new(),
         }),
         Err(error) => {
             farewell(clients.into_values()).await;
@@ -303,7 +307,9 @@ fn change<'a>(
     let image = in_use().any(|(_, state)| state.image != Some(plan.digest));
     let serves = survey.nodes.is_some();
     let served = in_use().any(|(_, state)| state.distro.objects.is_some());
-    if image && served && !serves {
+    let back = request.back.is_some();
+    // The way back may be what makes it answer.
+    if image && served && !serves && !back {
         return Err(Error::new(
             Kind::Check,
             "the cluster gets no other image while its API does not answer",
@@ -317,6 +323,7 @@ fn change<'a>(
     };
     if image
         && serves
+        && !back
         && let Some(host) = comes.find(|name| is_plane(name))
     {
         let what = "a control plane does not come while the others get another image";
@@ -329,6 +336,7 @@ fn change<'a>(
         .any(|(_, state)| state.control_plane.is_some() && state.control_plane != state.node);
     Ok(Change {
         image: image && serves,
+        back,
         continues: images.len() > 1 || half,
         planes: match serves {
             true => of(|action| matches!(action, Action::SwitchControlPlane { .. })),
@@ -572,24 +580,38 @@ impl Prepared {
         ids.into_iter().map(str::to_owned).collect()
     }
 
-    /// Adds this run to the history on the control planes, and returns its number there.
-    /// What was done stays done, whatever becomes of that.
+    /// Notes in the history that this run begins: what comes of it may be heard of no
+    /// more.
+    async fn begin(&self, context: &Context) {
+        match history::gather(self.alive_planes()).await {
+            Ok(entries) => {
+                let number = *self.number.get_or_init(|| history::next(&entries));
+                self.note(context, number, RunOutcome::Unfinished).await;
+            }
+            Err(error) if error.kind() == Kind::Interrupted => {}
+            Err(error) => context.warn(format!("the run will not be in the history: {error}")),
+        }
+    }
+
+    /// Notes in the history how this run has ended, and returns its number there. What
+    /// was done stays done, whatever becomes of that.
     async fn record(&self, context: &Context, result: &Result<Report>) -> Option<u32> {
         let outcome = match result {
-            // Somebody else's run; this one has not begun.
-            Err(error) if error.kind() == Kind::Locked => return None,
+            // One that was stopped may be gone on with.
+            Err(error) if error.kind() == Kind::Interrupted => return None,
             Err(_) => RunOutcome::Failed,
             Ok(report) if report.left_out.is_empty() => RunOutcome::Done,
             Ok(_) => RunOutcome::Partial,
         };
+        // One that has not begun is not there.
+        let number = *self.number.get()?;
+        let is_there = self.note(context, number, outcome).await;
+        is_there.then_some(number)
+    }
+
+    /// Notes this run on the control planes. Whether any has it then.
+    async fn note(&self, context: &Context, number: u32, outcome: RunOutcome) -> bool {
         let visitor = &self.request.visitor;
-        let names = self.request.cluster.hosts.control_plane_names();
-        let planes: Vec<&Client> = names.filter_map(|name| self.alive(name)).collect();
-        // Without it there is no number; who has no control plane has no history either.
-        let number = match history::gather(planes.iter().copied()).await {
-            Ok(entries) => history::next(&entries),
-            Err(_) => return None,
-        };
         let entry = HistoryEntry {
             version: 2,
             run: visitor.run.clone(),
@@ -610,7 +632,7 @@ impl Prepared {
                 hosts: self.revision_hosts().await,
             }),
         };
-        let recording = planes.iter().map(|client| {
+        let recording = self.alive_planes().map(|client| {
             let entry = entry.clone();
             client.call(RecordRun { entry })
         });
@@ -623,7 +645,13 @@ impl Prepared {
             let text = format!("the run is not in the history there: {error}");
             context.emit(Event::Warning { host, text });
         }
-        is_there.then_some(number)
+        is_there
+    }
+
+    /// The control planes that can be asked.
+    fn alive_planes(&self) -> impl Iterator<Item = &Client> {
+        let names = self.request.cluster.hosts.control_plane_names();
+        names.filter_map(|name| self.alive(name))
     }
 
     fn alive(&self, host: &str) -> Option<&Client> {
@@ -681,6 +709,10 @@ impl Prepared {
         )
         .await
         .map_err(untouched)?;
-        lock.around(run.carry_out(&self.plan)).await
+        let work = async {
+            self.begin(run.context).await;
+            run.carry_out(&self.plan).await
+        };
+        lock.around(work).await
     }
 }

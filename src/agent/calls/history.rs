@@ -10,8 +10,9 @@ use crate::kube::Taint;
 use crate::oci::Blob;
 
 /// A run that changed something: a line of `cluster/history.jsonl` in chasi's directory
-/// on control planes. Fields may be added, none is renamed or removed. No secret is in
-/// it: of the Clusterfile, which can hold some, only the digest.
+/// on control planes, and one before it, as [`RunOutcome::Unfinished`], when it begins:
+/// the last line of a run counts. Fields may be added, none is renamed or removed. No
+/// secret is in it: of the Clusterfile, which can hold some, only the digest.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct HistoryEntry {
     /// The version of this format: 2 with a revision, 1 without.
@@ -80,12 +81,15 @@ pub enum RunOutcome {
     Done,
     /// Some hosts were left out, or failed.
     Partial,
-    /// It failed, or was interrupted.
+    /// It failed.
     Failed,
+    /// It has begun, and nothing was heard of its end: it is under way, or was
+    /// interrupted.
+    Unfinished,
 }
 
-/// Adds a run to the history of this control plane. Does nothing when it is there
-/// already, or when chasi has nothing on the host.
+/// Adds a run to the history of this control plane, or what has become of it. Does
+/// nothing when that is there already, or when chasi has nothing on the host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RecordRun {
     /// The run.

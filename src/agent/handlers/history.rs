@@ -1,6 +1,7 @@
 //! What was done to the cluster: a file to which lines are added, and from which none
 //! is ever taken.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -46,7 +47,7 @@ fn path(root: &Path) -> PathBuf {
 fn record(root: &Path, entry: &HistoryEntry) -> Result<()> {
     let path = path(root);
     let cannot = || format!("cannot write `{}`", path.display());
-    if read(root)?.iter().any(|known| known.run == entry.run) {
+    if read(root)?.contains(entry) {
         return Ok(());
     }
     let mut line = serde_json::to_vec(entry).or_err(Kind::Failed, cannot)?;
@@ -105,10 +106,20 @@ fn read(root: &Path) -> Result<Vec<HistoryEntry>> {
         .read_to_end(&mut bytes)
         .or_err(Kind::System, cannot)?;
     let entries = bytes.split(|byte| *byte == b'\n');
-    let mut entries: Vec<HistoryEntry> = entries
+    let read = entries
         .filter_map(|line| serde_json::from_slice(line).ok())
-        .filter(|entry: &HistoryEntry| (1..=2).contains(&entry.version))
-        .collect();
+        .filter(|entry: &HistoryEntry| (1..=2).contains(&entry.version));
+    let mut entries: Vec<HistoryEntry> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for entry in read {
+        match places.get(&entry.run) {
+            Some(place) => entries[*place] = entry,
+            None => {
+                places.insert(entry.run.clone(), entries.len());
+                entries.push(entry);
+            }
+        }
+    }
     entries.drain(..entries.len().saturating_sub(MOST));
     Ok(entries)
 }
@@ -185,6 +196,22 @@ mod tests {
                 .unwrap()
                 .starts_with(&whole[..whole.len() - 20])
         );
+    }
+
+    #[test]
+    fn the_last_line_of_a_run_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let begun = HistoryEntry {
+            outcome: RunOutcome::Unfinished,
+            ..with_revision("r1")
+        };
+        for entry in [begun.clone(), entry("r2")] {
+            record(root.path(), &entry).unwrap();
+        }
+        assert_eq!(read(root.path()).unwrap(), [begun, entry("r2")]);
+        record(root.path(), &with_revision("r1")).unwrap();
+        let expected = [with_revision("r1"), entry("r2")];
+        assert_eq!(read(root.path()).unwrap(), expected);
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub(in crate::cluster) async fn before_run(
 pub(in crate::cluster) struct Change<'a> {
     /// Whether hosts get another image.
     pub image: bool,
+    /// Whether the cluster goes back to what it was, which may be what mends it.
+    pub back: bool,
     /// Whether an earlier run began with this, or with something else, and did not end.
     pub continues: bool,
     /// The control planes that are restarted, one after the other.
@@ -81,7 +83,10 @@ pub(in crate::cluster) async fn before_change(
         let is_new = !check.phases.contains(&Phase::Pre) || check.needs.contains(&Need::Sizes);
         // A simulation with the options of this run says it better.
         let is_simulated = ["drain.budgets", "drain.unmanaged", "drain.local-data"];
+        // What may be gone back to was judged with the plan.
+        let is_forward = change.back && check.area() == "versions";
         is_new
+            && !is_forward
             && (change.image || check.area() == "etcd")
             && !is_simulated.contains(&check.id)
             && (check.area() != "drain" || !change.drained.is_empty())
@@ -116,14 +121,14 @@ fn weigh(findings: &mut Vec<Finding>, change: &Change) {
         _ => true,
     });
     for finding in findings.iter_mut() {
-        let begun = change.continues
+        let begun = (change.continues || change.back)
             && ["cluster.", "certificates."]
                 .iter()
                 .any(|area| finding.check.starts_with(area));
         // Their pods are not ready, and nobody waits for them.
         let missing = finding.check == "cluster.pods" && !change.left_out.is_empty();
         let mended = finding.check == "etcd.health"
-            && change.continues
+            && (change.continues || change.back)
             && matches!(&finding.place, Place::Host { host } if change.planes.contains(host.as_str()));
         if begun || missing || mended {
             finding.severity = Severity::Warning;
@@ -261,6 +266,7 @@ mod tests {
     fn change<'a>(planes: &[&'a str], left_out: &[&'a str], options: &'a Options) -> Change<'a> {
         Change {
             image: true,
+            back: false,
             continues: false,
             planes: planes.iter().copied().collect(),
             drained: ["m1"].into(),
@@ -352,6 +358,13 @@ mod tests {
             ["etcd.health m2", "versions.skew m1", "drain.room m1"]
         );
         assert_eq!(severities(false).len(), 5);
+        let mut findings = found();
+        let back = Change {
+            back: true,
+            ..change(&["m1"], &[], &options)
+        };
+        weigh(&mut findings, &back);
+        assert_eq!(findings[0].severity, Severity::Warning);
     }
 
     #[test]

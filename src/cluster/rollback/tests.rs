@@ -50,7 +50,7 @@ fn with_host(mut entry: HistoryEntry) -> HistoryEntry {
 
 #[test]
 fn the_revision_before_is_the_last_one_that_leads_elsewhere() {
-    use RunOutcome::{Done, Failed, Partial};
+    use RunOutcome::{Done, Failed, Partial, Unfinished};
     for (what, entries, expected) in [
         ("nothing was done yet", vec![], None),
         ("a first run", vec![entry(1, "a", Done)], None),
@@ -75,6 +75,11 @@ fn the_revision_before_is_the_last_one_that_leads_elsewhere() {
                 entry(2, "ab", Failed),
                 entry(3, "ab", Failed),
             ],
+            Some(1),
+        ),
+        (
+            "an upgrade that was interrupted",
+            vec![entry(1, "a", Done), entry(2, "ab", Unfinished)],
             Some(1),
         ),
         ("a first run that failed", vec![entry(1, "a", Failed)], None),
