@@ -402,7 +402,8 @@ fn a_failed_upgrade_goes_back_only_where_it_had_come() {
         [
             "rollback: m1",
             "  m1: drain the node; switch the node to the new generation; start kubelet; wait until the node is ready; let the node take pods again",
-            "start: m1 m2",
+            // The one that is half-way goes first.
+            "start: m2 m1",
             &format!("  m1: {plane}"),
             &format!("  m2: {plane}"),
             "objects: ",
