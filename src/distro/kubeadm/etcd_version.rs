@@ -2,8 +2,8 @@
 //! on the data of 3.6 (etcd.io/docs/v3.6/downgrades). API servers of either side read
 //! and write what the other one did, so a control plane can go back without it.
 //!
-//! A member that has to stay keeps the manifest that it runs by, to the letter, so it
-//! is not even restarted.
+//! A member that has to stay keeps the manifest that it runs by, to the letter: the
+//! control-plane switch does not restart it.
 
 /// Which etcd stays where an image brings an older one.
 #[derive(Clone, Debug, Eq, PartialEq)]
