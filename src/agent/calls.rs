@@ -1,5 +1,6 @@
 //! The requests that an agent understands.
 
+pub mod backup;
 pub mod blobs;
 pub mod distro;
 pub mod etcd;

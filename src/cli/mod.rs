@@ -7,6 +7,7 @@
 //! standard error.
 
 mod agent;
+mod backup;
 mod boot;
 mod build;
 mod check;
@@ -89,6 +90,7 @@ enum Command {
     Status(status::Args),
     Kubeconfig(kubeconfig::Args),
     Delete(delete::Args),
+    Backup(backup::Args),
 }
 
 impl Command {
@@ -104,6 +106,7 @@ impl Command {
     /// installs would soon be swept away. A service's is the journal.
     fn keeps_log(&self) -> bool {
         match self {
+            Command::Backup(args) => !args.only_looks(),
             Command::Check(_) | Command::Status(_) | Command::Kubeconfig(_) => false,
             Command::Run(args) => !args.only_looks(),
             Command::Upgrade(args) => !args.only_looks(),
@@ -162,5 +165,6 @@ fn run(command: Command, shell: &Shell) -> Result<()> {
         Command::Status(args) => args.run(shell),
         Command::Kubeconfig(args) => args.run(shell),
         Command::Delete(args) => args.run(shell),
+        Command::Backup(args) => args.run(shell),
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod access;
 pub mod apply;
+pub mod backup;
 pub mod check;
 pub mod connect;
 pub mod delete;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::access::PluginSecrets;
 use super::apply::{Outcome, Run};
+use super::backup::{self, Restoration};
 use super::check::{self, Change, Finding, Selection};
 use super::connect::{self, LeftOut, Visitor, connect, farewell, untouched};
 use super::desired::{Desired, Known, desired};
@@ -59,6 +60,8 @@ pub struct Request {
     pub pace: Pace,
     /// How nodes are drained that get another image.
     pub drain: Options,
+    /// The backup that the cluster is made from.
+    pub restore: Option<Restoration>,
 }
 
 /// Everything that is known before the first change.
@@ -142,6 +145,7 @@ async fn explore(
 ) -> Result<Found> {
     let (mut reports, silent) = context.phase("facts", facts(clients)).await;
     problems.extend(silent);
+    backup::admit(request.restore.as_ref(), &request.cluster, image, &reports)?;
     let live = live(clients, &reports).await;
     let joining = joining(&request.cluster, &reports, live.as_ref());
     let mut left_out = enough(request, clients, &joining, problems)?;
@@ -240,6 +244,7 @@ async fn look(
         unlisted: unlisted(cluster, nodes.as_deref().unwrap_or_default(), etcd),
         nodes,
         etcd: etcd.to_vec(),
+        restore: request.restore.as_ref().map(|one| one.identity),
     };
     let plan = plan(&desired, &survey, request.pace);
     let change = change(request, &survey, &plan, joining)?;
@@ -487,6 +492,7 @@ impl Prepared {
     }
 
     async fn change(&self, context: &Context) -> Result<Report> {
+        let all = self.request.cluster.hosts.iter();
         let run = Run {
             context,
             desired: &self.desired,
@@ -496,6 +502,8 @@ impl Prepared {
             index: &self.request.index,
             members: &self.members,
             drain: &self.request.drain,
+            restore: self.request.restore.as_ref(),
+            listed: all.map(|host| host.name.to_string()).collect(),
         };
         let outcome = match self.plan.is_empty() {
             // Who changes nothing keeps nobody out.

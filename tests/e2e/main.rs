@@ -2,6 +2,7 @@
 //! packages `systemd-container`, `mmdebstrap`, `nftables` and `openssh-client`, and
 //! the machine to themselves: `scripts/test` runs them one after the other.
 
+mod backup;
 mod check;
 mod delete;
 mod faults;

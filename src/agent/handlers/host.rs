@@ -50,6 +50,11 @@ fn static_pod_source(recipe: &Recipe) -> Result<Option<StaticPods>> {
     )
 }
 
+/// How the etcd of a recipe's control plane starts; none on workers.
+pub(super) fn etcd_start(recipe: &Recipe) -> Result<Option<EtcdStart>> {
+    Ok(static_pod_source(recipe)?.map(|source| source.etcd))
+}
+
 fn store(state: &Path) -> Result<Store> {
     Store::create(&state.join("store"))
 }
@@ -59,7 +64,7 @@ fn own(root: &Root) -> Result<(Option<EtcdStart>, Vec<String>)> {
     let mut etcd = None;
     if let Some(number) = generation::current(root, Part::ControlPlane)? {
         let recipe = generation::load(root, number)?.recipe;
-        etcd = static_pod_source(&recipe)?.map(|source| source.etcd);
+        etcd = etcd_start(&recipe)?;
     }
     let mut stopped = Vec::new();
     if let Some(number) = generation::current(root, Part::Node)? {

@@ -1,5 +1,6 @@
 //! The agent's answers: a function for each request, by subject.
 
+mod backup;
 mod blobs;
 mod distro;
 mod etcd;
@@ -23,6 +24,14 @@ pub fn router() -> Router {
         .on(lock::read_lock)
         .on(lock::write_lock)
         .on(lock::enter_fence)
+        .on(backup::take_snapshot)
+        .on(backup::read_snapshot)
+        .on(backup::drop_snapshot)
+        .on(backup::read_kept)
+        .on(backup::begin_restore)
+        .on(backup::put_snapshot)
+        .on(backup::restore_etcd)
+        .on(backup::end_restore)
         .on(blobs::missing)
         .on(blobs::put)
         .on(blobs::get)

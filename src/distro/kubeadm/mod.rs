@@ -5,6 +5,7 @@ pub mod config;
 pub mod credential;
 pub mod etcd;
 pub mod etcd_health;
+pub mod etcd_restore;
 pub mod etcd_snapshot;
 pub mod expiry;
 pub mod objects;
