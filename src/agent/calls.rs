@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod blobs;
+pub mod certs;
 pub mod distro;
 pub mod etcd;
 pub mod exchange;

@@ -10,6 +10,7 @@ mod agent;
 mod backup;
 mod boot;
 mod build;
+mod certs;
 mod check;
 mod cluster;
 mod completion;
@@ -91,6 +92,7 @@ enum Command {
     Kubeconfig(kubeconfig::Args),
     Delete(delete::Args),
     Backup(backup::Args),
+    Certs(certs::Args),
 }
 
 impl Command {
@@ -107,6 +109,7 @@ impl Command {
     fn keeps_log(&self) -> bool {
         match self {
             Command::Backup(args) => !args.only_looks(),
+            Command::Certs(args) => !args.only_looks(),
             Command::Check(_) | Command::Status(_) | Command::Kubeconfig(_) => false,
             Command::Run(args) => !args.only_looks(),
             Command::Upgrade(args) => !args.only_looks(),
@@ -166,5 +169,6 @@ fn run(command: Command, shell: &Shell) -> Result<()> {
         Command::Kubeconfig(args) => args.run(shell),
         Command::Delete(args) => args.run(shell),
         Command::Backup(args) => args.run(shell),
+        Command::Certs(args) => args.run(shell),
     }
 }

@@ -3,6 +3,7 @@
 //! the machine to themselves: `scripts/test` runs them one after the other.
 
 mod backup;
+mod certs;
 mod check;
 mod delete;
 mod faults;

@@ -2,6 +2,7 @@
 
 mod backup;
 mod blobs;
+mod certs;
 mod distro;
 mod etcd;
 mod exchange;
@@ -40,6 +41,8 @@ pub fn router() -> Router {
         .on(exchange::put_piece)
         .on(exchange::fetch_piece)
         .on(exchange::finish_blobs)
+        .on(certs::renew_certificates)
+        .on(certs::restart_kubelet)
         .on(distro::distro_state)
         .on(distro::make_pki)
         .on(distro::sign_server)

@@ -11,6 +11,7 @@ pub mod expiry;
 pub mod objects;
 pub mod pki;
 pub mod recovery;
+pub mod renewal;
 pub mod running;
 pub mod runtime;
 pub mod server;
