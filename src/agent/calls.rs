@@ -1,6 +1,8 @@
 //! The requests that an agent understands.
 
+pub mod backup;
 pub mod blobs;
+pub mod certs;
 pub mod distro;
 pub mod etcd;
 pub mod exchange;

@@ -228,6 +228,24 @@ impl Chosen {
         file::write(&path, &text, 0o600)
     }
 
+    /// What describes it: a name, and a text.
+    pub fn described(&self) -> Result<(String, String)> {
+        match &self.source {
+            Source::Clusterfile(path) => {
+                let text = std::fs::read_to_string(path)
+                    .or_err(Kind::System, || format!("cannot read `{}`", path.display()))?;
+                Ok(("Clusterfile".to_owned(), text))
+            }
+            Source::Arguments { .. } => {
+                let text = serde_json::to_string_pretty(&self.source).or_err(
+                    Kind::Failed,
+                    || "cannot write down where the cluster is described",
+                )?;
+                Ok(("arguments.json".to_owned(), text))
+            }
+        }
+    }
+
     /// How to reach the hosts.
     pub fn targets(&self) -> Result<Vec<Target>> {
         targets(&self.clusterfile.cluster, &environment())
@@ -387,6 +405,7 @@ impl Chosen {
             command: "run",
             clusterfile: self.digest,
             back: None,
+            restore: None,
         })
     }
 }
@@ -466,11 +485,16 @@ fn visitor(shell: &Shell) -> Result<Visitor> {
     })
 }
 
+/// The user who runs chasi.
+pub fn user() -> String {
+    std::env::var("USER")
+        .or_else(|_| std::env::var("LOGNAME"))
+        .unwrap_or_else(|_| format!("uid{}", rustix::process::getuid().as_raw()))
+}
+
 /// Who runs chasi, and where.
 fn who() -> String {
-    let user = std::env::var("USER")
-        .or_else(|_| std::env::var("LOGNAME"))
-        .unwrap_or_else(|_| format!("uid{}", rustix::process::getuid().as_raw()));
+    let user = user();
     let machine = rustix::system::uname()
         .nodename()
         .to_string_lossy()

@@ -7,8 +7,10 @@
 //! standard error.
 
 mod agent;
+mod backup;
 mod boot;
 mod build;
+mod certs;
 mod check;
 mod cluster;
 mod completion;
@@ -93,6 +95,8 @@ enum Command {
     Status(status::Args),
     Kubeconfig(kubeconfig::Args),
     Delete(delete::Args),
+    Backup(backup::Args),
+    Certs(certs::Args),
 }
 
 impl Command {
@@ -108,6 +112,8 @@ impl Command {
     /// installs would soon be swept away. A service's is the journal.
     fn keeps_log(&self) -> bool {
         match self {
+            Command::Backup(args) => !args.only_looks(),
+            Command::Certs(args) => !args.only_looks(),
             Command::Check(_)
             | Command::Status(_)
             | Command::History(_)
@@ -172,5 +178,7 @@ fn run(command: Command, shell: &Shell) -> Result<()> {
         Command::Status(args) => args.run(shell),
         Command::Kubeconfig(args) => args.run(shell),
         Command::Delete(args) => args.run(shell),
+        Command::Backup(args) => args.run(shell),
+        Command::Certs(args) => args.run(shell),
     }
 }

@@ -5,7 +5,9 @@
 //! consistent place, and the others go on; only what the whole cluster stands on
 //! (the authorities, the first objects) ends the run.
 
+mod credentials;
 mod objects;
+mod restore;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::future::join_all;
 use tokio::sync::oneshot;
 
+use super::backup::Restoration;
 use super::desired::{Desired, DesiredHost};
 use super::hooks::run_hooks;
 use super::plan::{Action, Plan, Stage, Step};
@@ -24,7 +27,6 @@ use crate::agent::calls::host::*;
 use crate::agent::calls::node::{AwaitNode, Drain, Uncordon};
 use crate::agent::{Destination, distribute};
 use crate::distro::Role;
-use crate::distro::kubeadm::credential::Server;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::event::{Context, Event};
 use crate::host::Part;
@@ -60,6 +62,10 @@ pub struct Run<'a> {
     pub members: &'a BTreeSet<String>,
     /// How nodes are drained.
     pub drain: &'a Options,
+    /// The backup that the cluster is made from.
+    pub restore: Option<&'a Restoration>,
+    /// The names of all hosts of the Clusterfile.
+    pub listed: Vec<String>,
 }
 
 /// How it ended.
@@ -184,7 +190,7 @@ impl Run<'_> {
             .filter(|name| !outcome.failed.contains_key(*name))
             .count();
         let fatal = match stage.name.as_str() {
-            "authorities" | "objects" => stage
+            "begin" | "authorities" | "restore" | "objects" => stage
                 .steps
                 .iter()
                 .any(|step| outcome.failed.contains_key(&step.host)),
@@ -271,12 +277,12 @@ impl Run<'_> {
             }
             Action::CreateAuthorities => {
                 let config = host.config.clone();
-                client
-                    .call(MakePki {
-                        config,
-                        authorities: None,
-                    })
-                    .await
+                let authorities = self.restore.map(|one| one.authorities.clone());
+                let call = MakePki {
+                    config,
+                    authorities,
+                };
+                client.call(call).await
             }
             Action::CreateCertificates => {
                 let authorities = Some(
@@ -303,6 +309,9 @@ impl Run<'_> {
                     hours: self.desired.cluster.certificate_hours,
                 };
                 client.call(call).await
+            }
+            Action::BeginRestore { .. } | Action::RestoreEtcd | Action::EndRestore => {
+                self.restore_step(client, host, &step.action).await
             }
             Action::AddEtcdMember => {
                 let leader = self.leader().await?;
@@ -567,81 +576,6 @@ impl Run<'_> {
             note(outcome, step, result);
         }));
         futures::join!(sending, steps);
-    }
-
-    /// Requests from all hosts, one visit to the authority, certificates to all.
-    async fn credentials(&self, stage: &Stage, outcome: &Mutex<Outcome>) {
-        let asked = join_all(
-            stage
-                .steps
-                .iter()
-                .filter(|step| !has_failed(outcome, &step.host))
-                .map(|step| async move {
-                    let node = step.host.clone();
-                    let request = match self.client(&step.host) {
-                        Ok(client) => client.call(RequestCredential { node }).await,
-                        Err(error) => Err(error),
-                    };
-                    (step, request)
-                }),
-        )
-        .await;
-        let mut requests = Vec::new();
-        for (step, request) in asked {
-            match request {
-                Ok(request) => requests.push((step, request)),
-                Err(error) => note(outcome, step, Err(error)),
-            }
-        }
-        let hours = self.desired.cluster.certificate_hours;
-        let signing = async {
-            let requests = requests
-                .iter()
-                .map(|(_, request)| request.clone())
-                .collect();
-            self.authority("")
-                .await?
-                .call(SignCredentials { requests, hours })
-                .await
-        };
-        let signed = match signing.await {
-            Ok(signed) => signed,
-            Err(error) => {
-                let error = Arc::new(error);
-                for (step, _) in &requests {
-                    fail(outcome, &step.host, Arc::clone(&error));
-                }
-                return;
-            }
-        };
-        join_all(
-            requests
-                .iter()
-                .zip(signed)
-                .map(|((step, _), signed)| async move {
-                    let work = async {
-                        let host = self.host(&step.host)?;
-                        let server = match host.node.role {
-                            Role::ControlPlane => Server::Local(host.node.node_ip()),
-                            Role::Worker => Server::Balancer(self.desired.cluster.endpoint()),
-                        };
-                        let cluster = self.desired.cluster.name.clone();
-                        self.client(&step.host)?
-                            .call(InstallCredential {
-                                signed,
-                                cluster,
-                                server,
-                            })
-                            .await
-                    };
-                    let result = self
-                        .context
-                        .step(Some(&step.host), step.action.describe(), work)
-                        .await;
-                    note(outcome, step, result);
-                }),
-        )
-        .await;
     }
 }
 

@@ -88,7 +88,7 @@ async fn find(
 
 /// The name and the index of the image with this digest, by the name that the
 /// Clusterfile has for it when there are several.
-fn choose(
+pub(super) fn choose(
     tags: Vec<(String, Blob)>,
     digest: Digest,
     named: &Reference,

@@ -8,6 +8,8 @@
 
 pub mod access;
 pub mod apply;
+pub mod backup;
+pub mod certs;
 pub mod check;
 pub mod connect;
 pub mod delete;

@@ -165,6 +165,15 @@ pub enum Action {
     SignServer,
     /// Gives kubelet its client certificate.
     Credential,
+    /// Notes that the cluster is made from a backup.
+    BeginRestore {
+        /// The backup's identity.
+        backup: Digest,
+    },
+    /// Makes the data of this host's etcd from the backup.
+    RestoreEtcd,
+    /// Removes the objects of nodes that are no more, and the note.
+    EndRestore,
     /// Adds this host's etcd to the cluster's members.
     AddEtcdMember,
     /// Lets this host's etcd vote, when it has learned what the others know.
@@ -252,6 +261,9 @@ impl Action {
             Action::CreateCertificates => "create the control plane's certificates".into(),
             Action::SignServer => "sign the API server's certificate anew".into(),
             Action::Credential => "give kubelet its certificate".into(),
+            Action::BeginRestore { .. } => "note that the cluster is restored".into(),
+            Action::RestoreEtcd => "restore etcd's data from the backup".into(),
+            Action::EndRestore => "remove nodes that are no more, and end the restore".into(),
             Action::AddEtcdMember => "add the host to etcd's members".into(),
             Action::PromoteEtcdMember => "let the host's etcd vote".into(),
             Action::SwitchControlPlane { .. } => {
@@ -283,6 +295,7 @@ impl Action {
             self,
             Action::ApplyObjects { .. }
                 | Action::AddEtcdMember
+                | Action::EndRestore
                 | Action::RunPlugin { undo: false, .. }
         )
     }
@@ -409,6 +422,7 @@ pub fn plan(desired: &Desired, survey: &Survey, pace: Pace, direction: Direction
         stages.prepare(subject, &desired.cluster.version);
     }
     stages.keys(&hosts);
+    stages.restore(survey, &hosts);
     stages.control_plane(survey, &hosts);
     stages.objects(desired, &hosts);
     let notes = stages.notes(&hosts);
@@ -426,7 +440,8 @@ pub fn plan(desired: &Desired, survey: &Survey, pace: Pace, direction: Direction
 }
 
 /// The stages in their order.
-const FORWARD: [&str; 11] = [
+const FORWARD: [&str; 14] = [
+    "begin",
     "copy",
     "stage",
     "images",
@@ -434,10 +449,12 @@ const FORWARD: [&str; 11] = [
     "authorities",
     "certificates",
     "credentials",
+    "restore",
     "start",
     "objects",
     "upgrade",
     "nodes",
+    "end",
 ];
 
 /// The stages of the way back in their order.
@@ -714,6 +731,28 @@ impl Stages {
         for Subject { host, state, .. } in hosts {
             if !state.distro.credential {
                 self.push("credentials", host, Action::Credential);
+            }
+        }
+    }
+
+    /// What a cluster that is made from a backup needs beside all others: a note from
+    /// before the first change until everything is done, and data for each etcd.
+    fn restore(&mut self, survey: &Survey, hosts: &[Subject]) {
+        let Some(backup) = survey.restore else {
+            return;
+        };
+        for Subject { host, state, .. } in hosts.iter().filter(|one| one.is_control_plane()) {
+            let is_noted = state.distro.restoring == Some(backup);
+            let has_data = state.distro.etcd_data;
+            if !is_noted && !has_data {
+                self.push("begin", host, Action::BeginRestore { backup });
+            }
+            // One that lost its data since is a new member of those that run.
+            if !has_data && survey.etcd.is_empty() {
+                self.push("restore", host, Action::RestoreEtcd);
+            }
+            if is_noted || !has_data {
+                self.push("end", host, Action::EndRestore);
             }
         }
     }

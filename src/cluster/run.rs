@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::access::PluginSecrets;
 use super::apply::{Outcome, Run};
+use super::backup::{self, Restoration};
 use super::check::{self, Change, Finding, Selection};
 use super::connect::{self, LeftOut, Visitor, connect, farewell, untouched};
 use super::desired::{Desired, Known, desired, labels, taints};
@@ -71,6 +72,8 @@ pub struct Request {
     pub clusterfile: Digest,
     /// The revision to go back to, whose image this is.
     pub back: Option<Revision>,
+    /// The backup that the cluster is made from.
+    pub restore: Option<Restoration>,
 }
 
 /// Everything that is known before the first change.
@@ -163,6 +166,7 @@ async fn explore(
 ) -> Result<Found> {
     let (mut reports, silent) = context.phase("facts", facts(clients)).await;
     problems.extend(silent);
+    backup::admit(request.restore.as_ref(), &request.cluster, image, &reports)?;
     let live = live(clients, &reports).await;
     let joining = joining(&request.cluster, &reports, live.as_ref());
     let mut left_out = enough(request, clients, &joining, problems)?;
@@ -269,6 +273,7 @@ async fn look(
         unlisted: unlisted(cluster, nodes.as_deref().unwrap_or_default(), etcd),
         nodes,
         etcd: etcd.to_vec(),
+        restore: request.restore.as_ref().map(|one| one.identity),
     };
     let mut plan = plan(&desired, &survey, request.pace, direction);
     plan.back_to = request.back.as_ref().map(|back| back.number);
@@ -526,6 +531,7 @@ impl Prepared {
     }
 
     async fn change(&self, context: &Context) -> Result<Report> {
+        let all = self.request.cluster.hosts.iter();
         let run = Run {
             context,
             desired: &self.desired,
@@ -535,6 +541,8 @@ impl Prepared {
             index: &self.request.index,
             members: &self.members,
             drain: &self.request.drain,
+            restore: self.request.restore.as_ref(),
+            listed: all.map(|host| host.name.to_string()).collect(),
         };
         let outcome = match self.plan.is_empty() {
             // Who changes nothing keeps nobody out.

@@ -24,6 +24,8 @@ pub struct Survey {
     pub etcd: Vec<EtcdMember>,
     /// The nodes that the Clusterfile does not name any more.
     pub unlisted: Vec<Unlisted>,
+    /// The identity of the backup that the cluster is made from.
+    pub restore: Option<Digest>,
 }
 
 /// What decides over a host's part in the plan.

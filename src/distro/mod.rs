@@ -46,11 +46,17 @@ pub struct Cluster {
     pub sandbox_image: String,
 }
 
+/// The name under which every host of a cluster reaches its API servers, see
+/// `docs/architecture.md`.
+pub fn endpoint(cluster: &str) -> String {
+    format!("api.{cluster}.chasi.internal")
+}
+
 impl Cluster {
     /// The name under which every host reaches the API servers, see
     /// `docs/architecture.md`.
     pub fn endpoint(&self) -> String {
-        format!("api.{}.chasi.internal", self.name)
+        endpoint(&self.name)
     }
 
     /// The address of the cluster's DNS Service: the tenth of the first Service

@@ -2,6 +2,8 @@
 //! packages `systemd-container`, `mmdebstrap`, `nftables` and `openssh-client`, and
 //! the machine to themselves: `scripts/test` runs them one after the other.
 
+mod backup;
+mod certs;
 mod check;
 mod delete;
 mod faults;

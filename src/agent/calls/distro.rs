@@ -38,6 +38,8 @@ pub struct HostDistroState {
     /// Identity of the cluster's own objects that were applied last, as recorded
     /// on this host.
     pub objects: Option<Digest>,
+    /// The backup that the cluster is being made from, on a control plane.
+    pub restoring: Option<Digest>,
 }
 
 impl Call for DistroState {

@@ -69,6 +69,7 @@ pub(super) async fn distro_state(scope: Scope, _: DistroState) -> Result<HostDis
             kubelet_active: runtime::kubelet_active(),
             images: runtime::images(&tree).ok(),
             objects: record(&state).map(|record| record.identity),
+            restoring: super::backup::restoring(&state),
         })
     })
     .await

@@ -59,6 +59,11 @@ fn static_pod_source(recipe: &Recipe) -> Result<Option<StaticPods>> {
     )
 }
 
+/// How the etcd of a recipe's control plane starts; none on workers.
+pub(super) fn etcd_start(recipe: &Recipe) -> Result<Option<EtcdStart>> {
+    Ok(static_pod_source(recipe)?.map(|source| source.etcd))
+}
+
 fn store(state: &Path) -> Result<Store> {
     Store::create(&state.join("store"))
 }
@@ -77,7 +82,7 @@ fn own(root: &Root) -> Result<Own> {
     let mut own = Own::default();
     if let Some(number) = generation::current(root, Part::ControlPlane)? {
         let recipe = generation::load(root, number)?.recipe;
-        own.etcd = static_pod_source(&recipe)?.map(|source| source.etcd);
+        own.etcd = etcd_start(&recipe)?;
         own.etcd_manifest = etcd_manifest(&generation::tree(root, number))?;
     }
     if let Some(number) = generation::current(root, Part::Node)? {

@@ -1,6 +1,8 @@
 //! The agent's answers: a function for each request, by subject.
 
+mod backup;
 mod blobs;
+mod certs;
 mod distro;
 mod etcd;
 mod exchange;
@@ -23,6 +25,14 @@ pub fn router() -> Router {
         .on(lock::read_lock)
         .on(lock::write_lock)
         .on(lock::enter_fence)
+        .on(backup::take_snapshot)
+        .on(backup::read_snapshot)
+        .on(backup::drop_snapshot)
+        .on(backup::read_kept)
+        .on(backup::begin_restore)
+        .on(backup::put_snapshot)
+        .on(backup::restore_etcd)
+        .on(backup::end_restore)
         .on(blobs::missing)
         .on(blobs::put)
         .on(blobs::get)
@@ -31,6 +41,8 @@ pub fn router() -> Router {
         .on(exchange::put_piece)
         .on(exchange::fetch_piece)
         .on(exchange::finish_blobs)
+        .on(certs::renew_certificates)
+        .on(certs::restart_kubelet)
         .on(distro::distro_state)
         .on(distro::make_pki)
         .on(distro::sign_server)

@@ -289,7 +289,7 @@ fn expiry(subject: &Subject) -> Outcome {
         return wrong(
             soon.join(", "),
             "30 days at least",
-            "`kubeadm certs renew all` on the control plane, then restart its static pods; kubelet renews its own while it reaches the API",
+            "`chasi certs renew`; kubelet renews its own while it reaches the API",
         );
     }
     let unread = expiries

@@ -494,3 +494,64 @@ fn a_worker_whose_kubelet_does_not_start_gets_the_next_one_first() {
         ]
     );
 }
+
+#[test]
+fn a_restore_gives_every_etcd_its_data_before_one_starts_and_goes_on_where_it_was() {
+    let mut world = World::of(&["m1", "m2", "w1"], NEW, NEW);
+    world.survey.nodes = None;
+    for name in ["m1", "m2", "w1"] {
+        *world.host(name) = HostState::default();
+    }
+    let backup = Digest::of("backup");
+    world.survey.restore = Some(backup);
+    let stages = |world: &World| {
+        let plan = world.plan(Pace::default());
+        let is_stage = |line: &&String| !line.starts_with(' ');
+        let names = plan.iter().filter(is_stage);
+        let names: Vec<String> = names.map(|line| line.replace(": ", "")).collect();
+        (names.join(" "), plan)
+    };
+    let (names, lines) = stages(&world);
+    let expected =
+        "begin stage hosts authorities certificates credentials restore start objects nodes end";
+    assert_eq!(names, expected);
+    for line in [
+        "  m1: note that the cluster is restored",
+        "  m2: restore etcd's data from the backup",
+        "  m2: remove nodes that are no more, and end the restore",
+    ] {
+        assert!(lines.contains(&line.to_owned()), "{lines:#?}");
+    }
+    assert!(
+        !lines
+            .iter()
+            .any(|line| line.starts_with("  w1") && line.contains("restore"))
+    );
+
+    // Cut when the one had its data and the other had not.
+    for name in ["m1", "m2"] {
+        world.host(name).distro.restoring = Some(backup);
+    }
+    world.host("m1").distro.etcd_data = true;
+    let (names, lines) = stages(&world);
+    assert!(
+        names.starts_with("stage ") && names.contains(" restore start "),
+        "{names}"
+    );
+    let restored = lines
+        .iter()
+        .filter(|line| line.contains("restore etcd's data"));
+    assert_eq!(restored.count(), 1);
+
+    // Cut at the very end.
+    for name in ["m1", "m2", "w1"] {
+        *world.host(name) = state(name, NEW, NEW);
+    }
+    for name in ["m1", "m2"] {
+        world.host(name).distro.etcd_data = true;
+    }
+    world.host("m2").distro.restoring = Some(backup);
+    world.survey.nodes = Some(["m1", "m2", "w1"].map(node).into());
+    let end = "  m2: remove nodes that are no more, and end the restore";
+    assert_eq!(world.plan(Pace::default()), ["end: ", end]);
+}

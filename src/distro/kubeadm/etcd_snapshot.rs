@@ -40,6 +40,21 @@ pub struct Snapshot {
     pub bytes: u64,
 }
 
+/// The member's version, and the revision that it is at.
+///
+/// # Errors
+/// [`Kind::Failed`] when it does not say.
+pub async fn position(etcd: &Etcd) -> Result<(String, u64)> {
+    let status = etcd.ask("/v3/maintenance/status", &json!({})).await?;
+    let version = status["version"].as_str().unwrap_or_default().to_owned();
+    // The JSON form of the API writes numbers as text.
+    let revision = status["header"]["revision"].as_str();
+    let revision = revision.and_then(|text| text.parse().ok());
+    let revision =
+        revision.ok_or_else(|| Error::new(Kind::Failed, "etcd does not say its revision"))?;
+    Ok((version, revision))
+}
+
 /// Takes a snapshot from one member, into a file that is readable by root alone.
 ///
 /// # Errors

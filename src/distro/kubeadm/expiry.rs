@@ -12,6 +12,9 @@ const MOST: usize = 200;
 /// No file with certificates is larger, in bytes.
 const LARGEST: u64 = 1 << 20;
 
+/// The longest subject that is told, in characters.
+const LONGEST_SUBJECT: usize = 500;
+
 /// Kubeconfigs with a client certificate in them.
 const KUBECONFIGS: [&str; 5] = [
     "etc/kubernetes/admin.conf",
@@ -30,6 +33,8 @@ const KUBELET: &str = "var/lib/kubelet/pki/kubelet-client-current.pem";
 pub struct Expiry {
     /// The file that it is in.
     pub path: String,
+    /// Whom it names, as in `O=system:masters, CN=admin`; empty when that cannot be read.
+    pub subject: String,
     /// When it ends, in seconds since 1970; or why that cannot be read.
     pub ends: std::result::Result<i64, String>,
 }
@@ -96,17 +101,21 @@ fn of_kubeconfig(path: &Path) -> Result<Option<Vec<u8>>> {
 
 fn expiry(root: &Path, path: &Path, pem: Result<Vec<u8>>) -> Expiry {
     let shown = Path::new("/").join(path.strip_prefix(root).unwrap_or(path));
+    let first = pem.and_then(|pem| first_end(&pem));
+    let (ends, subject) = match first {
+        Ok((ends, subject)) => (Ok(ends), subject),
+        Err(error) => (Err(error.to_string()), String::new()),
+    };
     Expiry {
         path: shown.display().to_string(),
-        ends: pem
-            .and_then(|pem| first_end(&pem))
-            .map_err(|error| error.to_string()),
+        subject,
+        ends,
     }
 }
 
-/// When the first certificate in a PEM text that ends, ends.
-fn first_end(pem: &[u8]) -> Result<i64> {
-    let mut first: Option<i64> = None;
+/// When the first certificate in a PEM text that ends, ends; and whom it names.
+fn first_end(pem: &[u8]) -> Result<(i64, String)> {
+    let mut first: Option<(i64, String)> = None;
     for block in x509_parser::pem::Pem::iter_from_buffer(pem) {
         let not_pem = || "it is not PEM";
         let block = block.or_err(Kind::Failed, not_pem)?;
@@ -117,7 +126,11 @@ fn first_end(pem: &[u8]) -> Result<i64> {
             .parse_x509()
             .or_err(Kind::Failed, || "a certificate in it cannot be read")?;
         let ends = certificate.validity().not_after.timestamp();
-        first = Some(first.map_or(ends, |first| first.min(ends)));
+        if first.as_ref().is_none_or(|(before, _)| ends < *before) {
+            let subject = certificate.subject().to_string();
+            let subject = subject.chars().filter(|c| !c.is_control());
+            first = Some((ends, subject.take(LONGEST_SUBJECT).collect()));
+        }
     }
     first.ok_or_else(|| Error::new(Kind::Failed, "there is no certificate in it"))
 }

@@ -53,6 +53,33 @@ impl std::fmt::Debug for Authorities {
     }
 }
 
+impl Authorities {
+    /// The files: names below `/etc/kubernetes/pki`, and what is in them.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &str)> {
+        let files = self.files.iter();
+        files.map(|(name, content)| (name.as_str(), content.as_str()))
+    }
+
+    /// From such files, which must be exactly those that every control plane has the
+    /// same.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] when one is missing, or there is another one.
+    pub fn from_files(files: Vec<(String, String)>) -> Result<Self> {
+        let has = |name: &&str| files.iter().any(|(other, _)| other == name);
+        let missing = SHARED.iter().find(|name| !has(name));
+        let strange = files
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .find(|name| !SHARED.contains(name));
+        if let Some(name) = missing.copied().or(strange) {
+            let message = format!("the keys of a control plane are not as expected: `{name}`");
+            return Err(Error::new(Kind::Integrity, message));
+        }
+        Ok(Authorities { files })
+    }
+}
+
 /// Where a host's PKI lies.
 pub struct Pki {
     kubernetes: PathBuf,

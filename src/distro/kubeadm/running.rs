@@ -66,19 +66,29 @@ pub async fn check(root: &Path) -> Result<()> {
 /// until it is killed (github.com/kubernetes/kubernetes/issues/139502). Of one that is
 /// not there it knows at once. Kubelet starts it again in any case.
 pub fn stop_api_server(context: &Context) -> Result<()> {
-    let Some(process) = find_api_server() else {
+    stop(context, API_SERVER)
+}
+
+/// Stops a component of the control plane of this host, and lets it come to its end.
+/// Kubelet starts it again.
+pub fn stop(context: &Context, name: &str) -> Result<()> {
+    let Some(process) = find(name) else {
         return Ok(());
     };
     match rustix::process::kill_process(process, Signal::TERM) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => {}
         Err(error) => {
-            return Err(error).or_err(Kind::System, || "cannot stop the API server of this host");
+            return Err(error).or_err(Kind::System, || {
+                format!("cannot stop `{name}` of this host")
+            });
         }
     }
     let end = Instant::now() + GRACE;
-    while find_api_server() == Some(process) {
+    while find(name) == Some(process) {
         if Instant::now() >= end {
-            context.note("the API server of this host takes its time to end; kubelet kills it");
+            context.note(format!(
+                "`{name}` of this host takes its time to end; kubelet kills it"
+            ));
             return Ok(());
         }
         std::thread::sleep(BEAT);
@@ -86,12 +96,14 @@ pub fn stop_api_server(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn find_api_server() -> Option<Pid> {
+/// The process with a name, of which the kernel keeps 15 characters.
+fn find(wanted: &str) -> Option<Pid> {
+    let wanted = wanted.get(..15).unwrap_or(wanted);
     let processes = fs::read_dir("/proc").ok()?;
     processes.flatten().find_map(|entry| {
         let name = fs::read_to_string(entry.path().join("comm")).ok()?;
         let number = entry.file_name().to_str()?.parse().ok()?;
-        (name.trim_end() == API_SERVER).then(|| Pid::from_raw(number))?
+        (name.trim_end() == wanted).then(|| Pid::from_raw(number))?
     })
 }
 

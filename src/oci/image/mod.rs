@@ -17,6 +17,7 @@
 mod build;
 mod open;
 mod platform;
+mod program;
 mod unpacked;
 
 use std::collections::{BTreeMap, HashSet};

@@ -224,6 +224,7 @@ fn measured() -> Measured {
         }),
         expiries: Known::Is(vec![Expiry {
             path: "/etc/kubernetes/pki/apiserver.crt".into(),
+            subject: "CN=kube-apiserver".into(),
             ends: Ok(i64::from(u32::MAX)),
         }]),
     }
