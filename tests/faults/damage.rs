@@ -10,7 +10,7 @@ use chasi::host::{Part, generation};
 
 use crate::for_all;
 use crate::support::{Host, Picture, directory};
-use crate::work::{Material, Scenario, Work, check_sound, copy};
+use crate::work::{Material, Scenario, Work, check_sound, copy, stage};
 
 /// What can happen to a file.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +82,7 @@ fn what_was_damaged_after_it_was_staged_is_never_switched_to() {
     let right = copy(&scenario.start, &directory.path().join("right"));
     Work::Second.run(&right, &material, &mut |_| {}).unwrap();
     let staged = copy(&scenario.start, &directory.path().join("staged"));
-    let number = material.stage_second(&staged);
+    let number = stage(&staged, &material.second, &mut |_| {}).unwrap();
     let tree = generation::tree(&staged.root, number);
     let manifest = generation::load(&staged.root, number).unwrap();
     let mut cases = Vec::new();

@@ -1,7 +1,7 @@
 //! A host is disturbed in every way that a machine can be, and must become what it
 //! would have become without: killed at each system call that changes its files
 //! (`kill`), with a disk that is full or fails (`disk`), with damaged content
-//! (`damage`), and without power (`power`). No Kubernetes, no network, no root but
+//! (`damage`), over a link that breaks off (`link`), and without power (`power`). No Kubernetes, no network, no root but
 //! for the power cuts.
 //!
 //! An ordinary `cargo test` tries a part of it in well under a minute;
@@ -16,6 +16,7 @@ mod damage;
 mod disk;
 mod effect;
 mod kill;
+mod link;
 mod power;
 mod work;
 

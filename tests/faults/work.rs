@@ -21,9 +21,9 @@ use crate::support::{Host, Picture, file, first, prepare, program, second};
 /// What hosts are made of: made once, the same for all.
 #[derive(Serialize, Deserialize)]
 pub struct Material {
-    source: PathBuf,
-    first: Recipe,
-    second: Recipe,
+    pub source: PathBuf,
+    pub first: Recipe,
+    pub second: Recipe,
     /// Generations that nobody needs any more.
     old: Vec<Recipe>,
 }
@@ -60,11 +60,6 @@ impl Material {
 
     pub fn load(directory: &Path) -> Material {
         serde_json::from_slice(&fs::read(directory.join("material.json")).unwrap()).unwrap()
-    }
-
-    /// Stages the second generation and does not switch to it.
-    pub fn stage_second(&self, host: &Host) -> u64 {
-        stage(host, &self.second, &mut |_| {}).unwrap()
     }
 
     /// Brings an image into the host's store, under a name.
@@ -232,7 +227,7 @@ impl Work {
     }
 }
 
-fn stage(host: &Host, recipe: &Recipe, reached: &mut dyn FnMut(Reached)) -> Result<u64> {
+pub fn stage(host: &Host, recipe: &Recipe, reached: &mut dyn FnMut(Reached)) -> Result<u64> {
     let store = host_store(host)?;
     let none = |_: &Path| Ok(Vec::new());
     let staged = generation::stage(&host.root, &store, recipe, none, &Context::silent())?;
@@ -281,12 +276,18 @@ impl Scenario {
             .collect()
     }
 
+    /// A host that chasi has never come to.
+    pub fn bare(files: &Path) -> Host {
+        let host = Host::at(files);
+        prepare(&host);
+        fs::remove_dir_all(host.files.join("var")).unwrap();
+        fs::create_dir_all(host.files.join("var/lib")).unwrap();
+        host
+    }
+
     fn new(directory: &Path, material: &Material, history: &[Work], work: Work) -> Scenario {
         let name = format!("{work:?} after {history:?}");
-        let start = Host::at(&directory.join(&name));
-        prepare(&start);
-        fs::remove_dir_all(start.files.join("var")).unwrap();
-        fs::create_dir_all(start.files.join("var/lib")).unwrap();
+        let start = Scenario::bare(&directory.join(&name));
         let receives = matches!(work, Work::Receive | Work::Replace);
         if !receives {
             for image in ["1", "2", "old"] {

@@ -87,7 +87,8 @@ fn record(start: &Image, work: Work, material: &Material, top: &Path) -> Vec<Eve
     while rustix::mount::unmount(&mounted, rustix::mount::UnmountFlags::empty()).is_err() {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
-    session.join().unwrap();
+    // Not waited for: a container that began meanwhile may have our mount as well.
+    drop(session);
     std::fs::remove_dir(mounted).unwrap();
     result.unwrap();
     std::mem::take(&mut recorder.lock().events)
