@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Kind, Result, ResultExt};
@@ -113,12 +113,25 @@ impl Batch {
 
     /// As [`link`].
     pub fn link(&mut self, path: &Path, target: &Path) -> Result<()> {
+        self.link_of(path, target, (None, None))
+    }
+
+    /// As [`link`]; the link has its owner and group as soon as it has its name.
+    pub fn link_of(
+        &mut self,
+        path: &Path,
+        target: &Path,
+        (uid, gid): (Option<u32>, Option<u32>),
+    ) -> Result<()> {
         let attempt = || -> io::Result<()> {
             let temporary = tempfile::Builder::new()
                 .prefix(TEMPORARY)
                 .make_in(parent(path), |name| {
                     std::os::unix::fs::symlink(target, name)
                 })?;
+            if uid.is_some() || gid.is_some() {
+                std::os::unix::fs::lchown(temporary.path(), uid, gid)?;
+            }
             temporary.persist(path).map_err(|failed| failed.error)?;
             Ok(())
         };
@@ -144,7 +157,8 @@ impl Batch {
     /// Creates one directory; its parent must exist. An existing one is left as it
     /// is.
     pub fn create_directory(&mut self, path: &Path, mode: u32) -> Result<()> {
-        let attempt = || match fs::create_dir(path) {
+        // Never, not even for a moment, is it more open than it is to be.
+        let attempt = || match fs::DirBuilder::new().mode(mode).create(path) {
             Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(mode)),
             Err(_) if path.is_dir() => Ok(()),
             Err(error) => Err(error),
@@ -198,6 +212,16 @@ impl Batch {
         }
         Ok(())
     }
+}
+
+/// Whether this is a temporary file or link of this module, which an interrupted
+/// writer left if nobody writes beside it now.
+pub fn is_temporary(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let is_ours = name
+        .and_then(|name| name.strip_prefix(TEMPORARY))
+        .is_some_and(|rest| rest.len() == 6);
+    is_ours && fs::symlink_metadata(path).is_ok_and(|found| !found.is_dir())
 }
 
 /// Makes the entries of a directory durable.

@@ -116,9 +116,40 @@ fn remove_directories(root: &Root) -> Result<()> {
 }
 
 fn remove_state(root: &Root) -> Result<()> {
+    clear(root)?;
     remove_all_but(root, &root.state("cluster"), &AGENTS_IN_CLUSTER)?;
     remove_all_but(root, &root.state(""), &[&AGENTS[..], &[LAST]].concat())?;
     remove_all_but(root, &root.state(""), &AGENTS)
+}
+
+/// Where a directory goes before it is removed: half of a store or of a generation
+/// must not be taken for one.
+fn doomed(root: &Root) -> PathBuf {
+    root.state("leaving")
+}
+
+/// Removes what an interrupted leaving left.
+pub(super) fn clear(root: &Root) -> Result<()> {
+    let doomed = doomed(root);
+    if fs::symlink_metadata(&doomed).is_err() {
+        return Ok(());
+    }
+    root.allow("remove", &doomed)?;
+    fs::remove_dir_all(&doomed).or_err(Kind::System, || {
+        format!("cannot remove `{}`", doomed.display())
+    })
+}
+
+fn remove_directory(root: &Root, directory: &Path, path: &Path) -> Result<()> {
+    let doomed = doomed(root);
+    root.allow("rename", path)?;
+    fs::rename(path, &doomed)
+        .and_then(|()| file::sync_directory(&root.state("")))
+        .and_then(|()| file::sync_directory(directory))
+        .or_err(Kind::System, || {
+            format!("cannot move `{}` away", path.display())
+        })?;
+    clear(root)
 }
 
 fn remove_all_but(root: &Root, directory: &Path, kept: &[&str]) -> Result<()> {
@@ -129,14 +160,12 @@ fn remove_all_but(root: &Root, directory: &Path, kept: &[&str]) -> Result<()> {
         {
             continue;
         }
+        if fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
+            remove_directory(root, directory, &path)?;
+            continue;
+        }
         root.allow("remove", &path)?;
-        let is_directory = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
-        let result = if is_directory {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
-        result.or_err(Kind::System, || {
+        fs::remove_file(&path).or_err(Kind::System, || {
             format!("cannot remove `{}`", path.display())
         })?;
     }

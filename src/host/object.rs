@@ -10,6 +10,7 @@
 //! - An object's name is the digest of what its [`File`] says: the
 //!   digest of its content, its mode, its owner and its attributes.
 //! - A name is given only after content and attributes were written and synced.
+//!   Names themselves are durable when a generation that has them is.
 //! - An object is never written again: generations share it by hard links. Its
 //!   modification time is always [`MODIFIED`].
 
@@ -117,7 +118,10 @@ impl Objects {
         let incoming = objects.incoming();
         if !incoming.is_dir() {
             root.allow("create", &incoming)?;
-            file::create_directories(&incoming)?;
+            file::create_directories(&objects.directory())?;
+            fs::create_dir_all(&incoming).or_err(Kind::System, || {
+                format!("cannot create the directory `{}`", incoming.display())
+            })?;
         }
         Ok(objects)
     }
@@ -154,6 +158,13 @@ impl Objects {
             objects: self.clone(),
             written: HashMap::new(),
         }
+    }
+
+    /// Removes an object that is not what its name says, so that it is written anew.
+    pub(super) fn discard(&self, id: &Digest) -> Result<()> {
+        let path = self.path(id);
+        self.root.allow("remove", &path)?;
+        file::remove(&path)
     }
 
     /// Removes what interrupted writers left. Only for the one who may change the
@@ -279,7 +290,8 @@ impl Batch {
         Ok(file)
     }
 
-    /// Makes the objects durable, and gives them their names.
+    /// Makes the objects durable, and gives them their names, which become durable
+    /// with the generation.
     pub fn finish(self) -> Result<()> {
         if self.written.is_empty() {
             return Ok(());
@@ -291,21 +303,21 @@ impl Batch {
         // One sync of the file system, where a sync a file would be thousands.
         let directory = fs::File::open(&incoming).or_err(Kind::System, failed)?;
         rustix::fs::syncfs(&directory).or_err(Kind::System, failed)?;
-        let mut names = file::Batch::default();
         for (id, temporary) in self.written {
             let path = self.objects.path(&id);
             if let Some(shard) = path.parent().filter(|shard| !shard.is_dir()) {
                 root.allow("create", shard)?;
-                names.create_directory(shard, 0o755)?;
+                // Another layer may have made it since.
+                fs::create_dir_all(shard).or_err(Kind::System, || {
+                    format!("cannot create the directory `{}`", shard.display())
+                })?;
             }
             root.allow("rename", &path)?;
             temporary.persist(&path).or_err(Kind::System, || {
                 format!("cannot write `{}`", path.display())
             })?;
-            names.touch(&path);
         }
-        root.allow("sync", &self.objects.directory())?;
-        names.finish()
+        Ok(())
     }
 }
 

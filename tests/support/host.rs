@@ -197,6 +197,19 @@ impl Host {
         Picture(picture)
     }
 
+    /// Everything on the host but the journal.
+    pub fn whole_picture(&self) -> Picture {
+        let journal = self.root.state("journal");
+        let mut picture = BTreeMap::new();
+        draw(
+            &self.files,
+            &self.files,
+            &|path| path == journal,
+            &mut picture,
+        );
+        Picture(picture)
+    }
+
     /// Everything on the host that is not in chasi's directory, and where the
     /// switches point.
     pub fn live(&self) -> Picture {
@@ -269,7 +282,12 @@ fn draw(
     } else if metadata.is_symlink() {
         picture.insert(
             name,
-            format!("link {}", fs::read_link(at).unwrap().display()),
+            format!(
+                "link {} {}:{}",
+                fs::read_link(at).unwrap().display(),
+                metadata.uid(),
+                metadata.gid()
+            ),
         );
     } else {
         let content = fs::read(at).unwrap();
@@ -295,6 +313,12 @@ pub fn prepare(host: &Host) {
     host.write("usr/local/bin/ctr", "an older ctr\n");
     host.mode("usr/local/bin/ctr", 0o711);
     host.link("usr/local/bin/runc", "../../bin/runc");
+    // Only root can give files away.
+    let _ = std::os::unix::fs::lchown(
+        host.files.join("usr/local/bin/runc"),
+        Some(1000),
+        Some(1000),
+    );
     // What the first generation has as well, byte for byte.
     host.write("etc/crictl.yaml", "endpoint: x\n");
     host.mode("etc/crictl.yaml", 0o600);

@@ -220,6 +220,8 @@ fn switch_part(context: &Context, call: &SwitchTo) -> Result<Switched> {
         setting::apply(&root, &call.settings)?;
     }
     if call.part == Part::ControlPlane && changes_etcd(&root, number)? {
+        // What would be refused is, while the API server still runs.
+        generation::verify(&root, call.part, number)?;
         running::stop_api_server(context)?;
     }
     let renewed = call.part == Part::Node && install_program(&root)?;

@@ -18,7 +18,7 @@ pub struct Managed {
     pub version: String,
     /// The parts that are in place.
     pub parts: BTreeMap<Part, PartState>,
-    /// All generations on the host, the oldest first.
+    /// All generations on the host that can be switched to, the oldest first.
     pub generations: Vec<Summary>,
     /// Operations that were interrupted and not settled yet.
     pub pending: Vec<Operation>,
@@ -49,7 +49,10 @@ pub(super) fn managed(root: &Root) -> Result<Managed> {
     Ok(Managed {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         parts,
-        generations: generation::summaries(root)?,
+        generations: generation::summaries(root)?
+            .into_iter()
+            .filter(|summary| !generation::is_damaged(root, summary.number))
+            .collect(),
         pending: journal::pending(root)?
             .into_iter()
             .map(|pending| pending.operation)

@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use rayon::prelude::*;
@@ -160,7 +161,17 @@ fn unpack(
     let text = serde_json::to_vec(&unpacked).or_err(Kind::Failed, || "cannot describe a layer")?;
     let path = path_of(root, &layer.diff_id);
     root.allow("write", &path)?;
-    file::write(&path, &text, 0o600)?;
+    // Not synced: what cannot be read is unpacked again.
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path)
+        .and_then(|mut file| file.write_all(&text))
+        .or_err(Kind::System, || {
+            format!("cannot write `{}`", path.display())
+        })?;
     Ok(unpacked)
 }
 
@@ -208,7 +219,9 @@ pub(super) fn retain(root: &Root, used: &HashSet<Digest>) -> Result<HashSet<Dige
             }
             None => {
                 root.allow("remove", &path)?;
-                file::remove(&path)?;
+                std::fs::remove_file(&path).or_err(Kind::System, || {
+                    format!("cannot remove `{}`", path.display())
+                })?;
             }
         }
     }

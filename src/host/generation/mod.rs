@@ -3,6 +3,7 @@
 //! ```text
 //! generations/N/tree/           what the image holds, as hard links into objects/
 //! generations/N/manifest.json   what it is, and what a switch makes of it
+//! generations/N/damaged         it was found to be, and is never switched to again
 //! generations/staging/          one that is being made
 //! layers/<diff id>.json         what a layer unpacked to, so that it is done once
 //! control-plane, node           -> generations/N/tree
@@ -10,7 +11,7 @@
 //!
 //! Invariants:
 //! - `generations/N` appears by one rename, whole and synced, and is never
-//!   changed again.
+//!   changed again, but for the mark that it is damaged.
 //! - A manifest says all that a switch needs to know; the recipe is in it for
 //!   comparison and for people.
 //! - A generation that a switch points to, that a pending switch came from or goes
@@ -270,20 +271,75 @@ pub fn load(root: &Root, number: u64) -> Result<Manifest> {
     serde_json::from_slice(&text).or_err(Kind::Integrity, damaged)
 }
 
-/// The generation with this identity, if the host has it.
+/// The generation with this identity, if the host has it undamaged.
 pub fn find(root: &Root, identity: &Digest) -> Result<Option<u64>> {
     for number in numbers(root)?.into_iter().rev() {
-        if load(root, number)?.identity == *identity {
+        if !is_damaged(root, number) && load(root, number)?.identity == *identity {
             return Ok(Some(number));
         }
     }
     Ok(None)
 }
 
+fn damage_mark(root: &Root, number: u64) -> PathBuf {
+    directory_of(root, number).join("damaged")
+}
+
+/// Whether the generation was found to be damaged: then it counts as not staged.
+pub fn is_damaged(root: &Root, number: u64) -> bool {
+    damage_mark(root, number).exists()
+}
+
+/// Compares what a switch would bring into use with its digest: the programs and
+/// files of a generation that are not those of the generation in use. When one is
+/// damaged, its object is thrown away and the generation marked, so that staging
+/// makes both anew.
+pub fn verify(root: &Root, part: Part, number: u64) -> Result<()> {
+    let old = match current(root, part)? {
+        Some(old) if old == number => return Ok(()),
+        old => old.map(|old| load(root, old)).transpose()?,
+    };
+    let manifest = load(root, number)?;
+    let used: HashSet<Digest> = old.iter().flat_map(Manifest::objects).collect();
+    for (path, placed) in &manifest.host {
+        let source = match placed {
+            Placed::Program { tree } => tree,
+            Placed::File(_) => path,
+            _ => continue,
+        };
+        let Some(Node::File(expected)) = manifest.tree.get(source) else {
+            continue;
+        };
+        let place = tree(root, number).join(source);
+        if used.contains(&expected.id())
+            || object::describe(&place).is_ok_and(|found| found == *expected)
+        {
+            continue;
+        }
+        let mark = damage_mark(root, number);
+        root.allow("write", &mark)?;
+        file::write(&mark, source.as_str().as_bytes(), 0o600)?;
+        Objects::open(root)?.discard(&expected.id())?;
+        return Err(Error::new(
+            Kind::Integrity,
+            format!(
+                "`{}` is damaged: it is no longer what was staged",
+                place.display()
+            ),
+        )
+        .hint("run the same command again: what is damaged is made anew; if it happens again, the host's disk may be failing, `dmesg` says more"));
+    }
+    Ok(())
+}
+
 /// Removes generations that are not to be kept, and the objects and layers that
 /// only they had. Kept are the last three, the one before the last change of the
-/// Kubernetes version, and those in use.
+/// Kubernetes version, and those in use. Only for the one who may change the host.
 pub fn prune(root: &Root) -> Result<Swept> {
+    // What an interrupted staging or pruning left has the objects of generations
+    // that are gone.
+    stage::remove_tree(root, &directory(root).join("staging"))?;
+    Objects::open(root)?.clear_incoming()?;
     let all = summaries(root)?;
     let in_use = in_use(root)?;
     for number in expendable(&all)

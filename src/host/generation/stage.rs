@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
@@ -96,7 +97,10 @@ impl<'a> Staging<'a> {
         let path = directory(root).join("staging");
         remove_tree(root, &path)?;
         root.allow("create", &path)?;
-        file::create_directories(&path.join("tree"))?;
+        // Nothing of it is durable before all of it is, see `finish`.
+        fs::create_dir_all(path.join("tree")).or_err(Kind::System, || {
+            format!("cannot create the directory `{}`", path.display())
+        })?;
         Ok(Staging {
             root,
             objects,
@@ -267,7 +271,15 @@ impl<'a> Staging<'a> {
         let path = self.path.join("manifest.json");
         self.root.allow("write", &path)?;
         // The recipe has what templates see, which is nobody else's business.
-        file::write(&path, &text, 0o600)?;
+        fs::File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(&text))
+            .or_err(Kind::System, || {
+                format!("cannot write `{}`", path.display())
+            })?;
         let failed = || format!("cannot sync `{}`", self.path.display());
         self.root.allow("sync", &self.path)?;
         let handle = fs::File::open(&self.path).or_err(Kind::System, failed)?;

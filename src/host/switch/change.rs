@@ -281,12 +281,7 @@ pub(super) fn remove_temporary_in(root: &Root, directory: &Path) -> Result<()> {
         return Ok(());
     }
     for path in object::list(directory)? {
-        let is_ours = path
-            .file_name()
-            .and_then(|name| name.to_str()?.strip_prefix(file::TEMPORARY))
-            .is_some_and(|rest| rest.len() == 6);
-        let is_directory = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
-        if is_ours && !is_directory {
+        if file::is_temporary(&path) {
             root.allow("remove", &path)?;
             file::remove(&path)?;
         }

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use super::generation::{self, Manifest, Node, Placed};
 use super::journal::{self, Begun, Journal, Operation, Pending};
-use super::{Part, Root};
+use super::{Part, Root, leave};
 use crate::error::{Error, Kind, Result};
 use crate::event::Context;
 use crate::file;
@@ -152,7 +152,8 @@ pub fn diff(root: &Root, part: Part, to: Option<u64>) -> Result<Changes> {
 ///
 /// When it fails, the host is whole: as it was before, or, when it failed behind
 /// the point that decides, completed. Only when that fails as well, the switch is
-/// left pending, and [`recover`] ends it.
+/// left pending, and [`recover`] ends it. A generation that is not what was staged is
+/// refused with [`Kind::Integrity`], before anything is changed.
 pub fn switch(
     root: &Root,
     journal: &Journal,
@@ -168,6 +169,9 @@ pub fn switch(
     let changes = describe(&way, from, to, &steps);
     if changes.is_empty() {
         return Ok(changes);
+    }
+    if let Some(number) = to {
+        generation::verify(root, part, number)?;
     }
     let begun = journal.begin(Operation::Switch { part, from, to })?;
     match forward(&way, journal, &begun, to, &steps) {
@@ -296,7 +300,7 @@ pub fn recover(root: &Root) -> Result<Vec<Settled>> {
 /// Removes what a crash left in chasi's own directory, beside what staging removes.
 fn remove_temporary(root: &Root) -> Result<()> {
     change::remove_temporary_in(root, &root.state(""))?;
-    change::remove_temporary_in(root, &root.state("layers"))?;
+    leave::clear(root)?;
     originals::remove_temporary(root)
 }
 

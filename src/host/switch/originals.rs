@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Timespec, Timestamps, XattrFlags};
@@ -42,12 +42,8 @@ pub(super) fn save(
     let top = root.state("originals");
     if !top.is_dir() {
         root.allow("create", &top)?;
-        file::create_directories(&top)?;
         // What was not for everyone's eyes must not become so.
-        fs::set_permissions(&top, fs::Permissions::from_mode(0o700))
-            .or_err(Kind::System, || {
-                format!("cannot protect `{}`", top.display())
-            })?;
+        batch.create_directory(&top, 0o700)?;
     }
     if let Some(parent) = kept.parent() {
         root.allow("create", parent)?;
@@ -96,9 +92,8 @@ fn copy(root: &Root, from: &Path, to: &Path, batch: &mut file::Batch) -> Result<
     root.allow("write", to)?;
     if metadata.file_type().is_symlink() {
         let target = fs::read_link(from).or_err(Kind::System, failed)?;
-        batch.link(to, &target)?;
-        let (uid, gid) = (Some(metadata.uid()), Some(metadata.gid()));
-        return std::os::unix::fs::lchown(to, uid, gid).or_err(Kind::System, failed);
+        let owner = (Some(metadata.uid()), Some(metadata.gid()));
+        return batch.link_of(to, &target, owner);
     }
     if !metadata.is_file() {
         return Err(Error::new(

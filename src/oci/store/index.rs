@@ -171,7 +171,7 @@ impl Store {
     }
 
     /// Held for the moment of a replacement only, so it is simply waited for.
-    fn lock_index(&self) -> Result<std::fs::File> {
+    pub(super) fn lock_index(&self) -> Result<std::fs::File> {
         let path = self.root.join(OWN).join("index.lock");
         let attempt = || {
             let file = std::fs::File::options()

@@ -40,6 +40,7 @@ impl Store {
             pruned.temporary_files += 1;
             pruned.bytes += remove(&path, dry_run)?;
         }
+        pruned.bytes += self.remove_unfinished_names(&mut pruned.temporary_files, dry_run)?;
         for path in list(&self.root.join(BLOBS))? {
             ctx.check_cancelled()?;
             let digest = path
@@ -58,6 +59,21 @@ impl Store {
             })?;
         }
         Ok(pruned)
+    }
+}
+
+impl Store {
+    /// Removes what an interrupted writer of the index left.
+    fn remove_unfinished_names(&self, count: &mut u64, dry_run: bool) -> Result<u64> {
+        let _lock = self.lock_index()?;
+        let mut bytes = 0;
+        for path in list(&self.root)? {
+            if file::is_temporary(&path) {
+                *count += 1;
+                bytes += remove(&path, dry_run)?;
+            }
+        }
+        Ok(bytes)
     }
 }
 
