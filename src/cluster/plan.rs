@@ -580,8 +580,8 @@ impl Stages {
 
     fn finish(self, turns: &Turns) -> Vec<Stage> {
         let order = match self.direction {
-            Direction::Forward => FORWARD,
-            Direction::Back => BACK,
+            Direction::Forward => &FORWARD[..],
+            Direction::Back => &BACK[..],
         };
         let stage = |name: &&str| {
             let steps: Vec<Step> = self
