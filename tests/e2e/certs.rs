@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::lab::succeed;
+use crate::lab::{succeed, until};
 use crate::site::{CONTROL_PLANES, HOSTS, Hosts, Site};
 
 /// What `chasi certs check` finds.
@@ -67,7 +67,15 @@ fn certificates_that_end_are_renewed_one_host_after_the_other() {
     let make = "create deployment late --image=docker.io/library/busybox:1.37 -- sleep 600";
     site.kubectl("node-2", make);
     site.kubectl("node-3", "rollout status deployment/late --timeout=120s");
-    site.kubectl("node-1", "exec deployment/late -- true");
+    // The API server opens its connections to kubelets anew once it sees its certificate.
+    let exec = "kubectl --kubeconfig /etc/kubernetes/admin.conf exec deployment/late -- true";
+    until("that the API server reaches kubelets", 60, || {
+        let output = site.lab.try_sh("node-1", exec);
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    });
     site.kubectl("node-1", "delete deployment late --wait");
     let plan = site.json(&["run", "--dry-run"]);
     assert_eq!(plan["stages"], serde_json::json!([]), "{plan:#}");
