@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::*;
 use crate::agent::calls::distro::HostDistroState;
 use crate::distro;
+use crate::distro::kubeadm::etcd_version::Stays;
 use crate::host::recipe::Recipe;
 use crate::host::setting::Settings;
 use crate::kube::Way;
