@@ -279,9 +279,15 @@ async fn look(
     plan.notes.extend(notes);
     let change = change(request, &survey, &plan, joining)?;
     if change.matters() {
+        // Those that come are no part of it yet.
+        let is_there = |host: &spec::Host| !joining.contains(host.name.as_str());
+        let mut there = cluster.clone();
+        if let Some(hosts) = cluster.hosts.only(is_there) {
+            there.hosts = hosts;
+        }
         let hosts = (clients, reports);
         let image = (image, &request.store);
-        let bears = check::before_change(cluster, image, hosts, selection, &change);
+        let bears = check::before_change(&there, image, hosts, selection, &change);
         let found = context.phase("safety", bears).await;
         context.check_cancelled()?;
         findings.extend(found?);

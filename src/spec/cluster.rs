@@ -101,6 +101,13 @@ impl Hosts {
         self.control_planes().map(|host| host.name.as_str())
     }
 
+    /// Some of the hosts; none when no control plane would be among them.
+    pub fn only(&self, keep: impl Fn(&Host) -> bool) -> Option<Hosts> {
+        let kept: Vec<Host> = self.iter().filter(|host| keep(host)).cloned().collect();
+        let stands = kept.iter().any(|host| host.roles.is_control_plane());
+        stands.then_some(Hosts(kept))
+    }
+
     /// The host of that name.
     pub fn get(&self, name: &str) -> Option<&Host> {
         self.0.iter().find(|host| host.name.as_str() == name)

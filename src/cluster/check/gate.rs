@@ -61,9 +61,10 @@ pub(in crate::cluster) struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// Whether there is anything to be checked.
+    /// Whether there is anything to be checked. With the same image, most often nothing
+    /// restarts, and only what the hosts know of each other changes.
     pub fn matters(&self) -> bool {
-        self.image || !self.planes.is_empty()
+        self.image
     }
 }
 
@@ -87,7 +88,6 @@ pub(in crate::cluster) async fn before_change(
         let is_forward = change.back && check.area() == "versions";
         is_new
             && !is_forward
-            && (change.image || check.area() == "etcd")
             && !is_simulated.contains(&check.id)
             && (check.area() != "drain" || !change.drained.is_empty())
     });
