@@ -114,7 +114,7 @@ pub struct State {
     pub loaded: bool,
     /// Whether its file has changed since systemd read it.
     pub needs_reload: bool,
-    /// How often systemd has started it again since it was started on purpose.
+    /// How often systemd has started it again by itself.
     pub restarts: u32,
 }
 

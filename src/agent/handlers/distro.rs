@@ -190,18 +190,21 @@ pub(super) async fn await_kubelet(scope: Scope, call: AwaitKubelet) -> Result<()
 /// How often kubelet may end until it is not expected to come up any more.
 const ENDINGS: u32 = 3;
 
-/// Comes back when kubelet has ended again and again.
+/// Comes back when kubelet has ended again and again from now on. Systemd counts on
+/// over a change of kubelet's program.
 async fn kubelet_has_failed() -> Error {
+    let mut first = None;
     loop {
-        let unit = super::blocking(|| unit::state("kubelet.service")).await;
-        match unit.map(|state| state.restarts) {
-            Ok(restarts) if restarts >= ENDINGS => {
-                let what = format!("kubelet was started {restarts} times again, and ended");
+        // Where systemd does not tell, whoever waits for kubelet's health says what is
+        // wrong.
+        if let Ok(state) = super::blocking(|| unit::state("kubelet.service")).await {
+            let before = *first.get_or_insert(state.restarts);
+            if state.restarts >= before.saturating_add(ENDINGS) {
+                let what = format!("kubelet ended {ENDINGS} times, one after the other");
                 return Error::new(Kind::Failed, what);
             }
-            // Whoever waits for its health says what is wrong.
-            _ => tokio::time::sleep(BEAT * 2).await,
         }
+        tokio::time::sleep(BEAT * 2).await;
     }
 }
 
