@@ -136,9 +136,13 @@ impl Run<'_> {
         let mut failed: Option<&str> = None;
         for turn in &stage.turns {
             if let Some(before) = failed {
-                // What is in use stays as it is, and the run ends.
-                let joining = turn.iter().filter(|host| self.joins(stage, host));
-                for host in joining.filter(|host| !has_failed(outcome, host)) {
+                // What is in use stays as it is; where another image comes, the run ends.
+                let left = |host: &&String| stage.name == "hosts" || self.joins(stage, host);
+                for host in turn
+                    .iter()
+                    .filter(left)
+                    .filter(|host| !has_failed(outcome, host))
+                {
                     let what = format!("not begun, because `{before}` failed before it");
                     fail(outcome, host, Arc::new(Error::new(Kind::Failed, what)));
                 }
@@ -195,7 +199,7 @@ impl Run<'_> {
                 .iter()
                 .any(|step| outcome.failed.contains_key(&step.host)),
             // What is in use is changed no further.
-            "hosts" | "start" | "upgrade" | "rollback" if self.has_stopped(stage, &outcome) => true,
+            "start" | "upgrade" | "rollback" if self.has_stopped(stage, &outcome) => true,
             _ => alive * 2 <= self.members.len(),
         };
         if !fatal || outcome.failed.is_empty() {
